@@ -1,0 +1,1 @@
+"""borgcfg: the command line, and the language of job configs."""

@@ -1,0 +1,1 @@
+"""The Borglet: the agent that runs the tasks of one machine."""

@@ -1,0 +1,1 @@
+"""The Borgmaster: replicated cell state, controllers, links to the Borglets and the API."""

@@ -1,0 +1,1 @@
+"""Controllers, pure and level-triggered: cell state in, commands out."""

@@ -1,0 +1,1 @@
+"""Link shards: the streams to the Borglets."""

@@ -1,0 +1,1 @@
+"""The replicated log on PySyncObj, and all that makes it keep its promise."""

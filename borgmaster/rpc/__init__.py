@@ -1,0 +1,1 @@
+"""The servicers of the API, thin over the core."""

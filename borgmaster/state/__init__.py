@@ -1,0 +1,1 @@
+"""The pure replicated core: commands in, events out; no clock, no I/O, no dice."""

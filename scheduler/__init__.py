@@ -1,0 +1,1 @@
+"""The scheduler, pure: a picture of the cell in, a plan out."""
