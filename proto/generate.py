@@ -69,7 +69,7 @@ def generate() -> None:
 class CustomBuildHook(BuildHookInterface):
     """Generates before hatchling collects files, for wheels and editable installs alike."""
 
-    def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002 - hatch's signature
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Called by hatchling once per build."""
         generate()
 

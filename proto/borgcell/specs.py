@@ -318,7 +318,7 @@ def _constraint_problems(constraints: tuple[Constraint, ...]) -> Iterator[Proble
 
 def _is_number(text: str) -> bool:
     try:
-        return float(text) == float(text)  # noqa: PLR0124 - false for NaN
+        return float(text) == float(text)
     except ValueError:
         return False
 

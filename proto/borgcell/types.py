@@ -43,7 +43,7 @@ class TaskKey(NamedTuple):
 
     user: str
     job: str
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs
 
     def __str__(self) -> str:
         """``user/job/index``."""
