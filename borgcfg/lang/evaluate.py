@@ -18,7 +18,6 @@ from borgcfg.lang.limits import (
 )
 from borgcfg.lang.source import Source
 
-
 EXPECTED_SHOWN_MAX: Final = 120  # of a syntax error: a list of tokens helps only when it is short
 
 
