@@ -126,7 +126,10 @@ def mark_up(draft: Draft, name: str, detail: str = "") -> None:
 
 
 def set_machine_facts(draft: Draft, command: SetMachineFacts) -> Outcome:
-    """Take over what a machine offers. ``capacity.ports`` is always the size of its port range."""
+    """Take over what a machine offers, which also shows that it is up.
+
+    ``capacity.ports`` is always the size of the port range.
+    """
     machine = draft.machine(command.name)
     if machine is None:
         return _unknown(command.name)
@@ -136,12 +139,13 @@ def set_machine_facts(draft: Draft, command: SetMachineFacts) -> Outcome:
     capacity = replace(command.capacity, ports=ports)
     after = replace(
         machine,
+        up=True,
+        since_ms=machine.since_ms if machine.up else draft.now_ms,
         capacity=capacity,
         attributes=command.attributes,
         port_first=command.port_first,
         port_last=command.port_last,
-        # Why it is down stays until it is up; the link says again whether it is ready then.
-        detail=command.detail if machine.up else machine.detail,
+        detail=command.detail,
     )
     if after == machine:
         return Accepted(changed=False)
@@ -186,13 +190,15 @@ def _facts_problems(command: SetMachineFacts) -> list[Problem]:
 
 
 def _what_changed(before: Machine, after: Machine) -> str:
-    changes = []
+    changes = [] if before.up else ["up"]
     if before.capacity != after.capacity:
         changes.append(f"offers {after.capacity}")
     if before.attributes != after.attributes:
         changes.append("attributes changed")
     if (before.port_first, before.port_last) != (after.port_first, after.port_last):
         changes.append(f"ports {after.port_first}..{after.port_last}")
-    if before.detail != after.detail:
-        changes.append(f"not ready: {after.detail}" if after.detail else "ready")
+    if after.detail and (before.detail != after.detail or not before.up):
+        changes.append(f"not ready: {after.detail}")
+    elif before.detail and before.up:
+        changes.append("ready")
     return "; ".join(changes)

@@ -81,10 +81,7 @@ def _victims(draft: Draft, task: Task, placement: Placed) -> list[Task] | None:
 
 
 def _is_spread_enough(draft: Draft, spec: JobSpec, machine: Machine, victims: list[Task]) -> bool:
-    """Whether the job's limits per machine and per rack hold with one more task on this machine.
-
-    Machines without the attribute make up one rack, named "" (TR3: an absent attribute is the empty string).
-    """
+    """Whether the job's limits per machine and per rack hold with one more task on this machine."""
     leaving = sum(victim.key.job_key == spec.key for victim in victims)
     if spec.max_per_machine:
         here = draft.spread_on(spec.key, machine.name)
@@ -92,13 +89,19 @@ def _is_spread_enough(draft: Draft, spec: JobSpec, machine: Machine, victims: li
             return False
     if not spec.max_per_rack:
         return True
-    rack = machine.attributes.get(RACK, "")
+    rack = _rack_of(machine)
     in_rack = sum(
         draft.spread_on(spec.key, name)
         for name in draft.machines_of(spec.key)
-        if (other := draft.machine(name)) is not None and other.attributes.get(RACK, "") == rack
+        if (other := draft.machine(name)) is not None and _rack_of(other) == rack
     )
     return in_rack - leaving < spec.max_per_rack
+
+
+def _rack_of(machine: Machine) -> tuple[str, str]:
+    """The rack it stands in; a machine that does not say is a rack of its own."""
+    rack = machine.attributes.get(RACK, "")
+    return (RACK, rack) if rack else ("machine", machine.name)
 
 
 def _choose_ports(
