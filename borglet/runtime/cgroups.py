@@ -24,6 +24,7 @@ _SHARES_PER_CPU: Final = 1024
 REMOVE_TIMEOUT_MS: Final = 2000
 _KILL_ROUNDS_MAX: Final = 100
 _POLL_S: Final = 0.005
+_HUGE_PAGE_BYTES: Final = 2 << 20  # the most that one refused allocation would have added
 
 
 class Limits(NamedTuple):
@@ -96,12 +97,10 @@ class CgroupV1:
     def oom_count(self) -> OomCount:
         """OOM kills so far."""
         kills = _read_keyed(self._file("memory", "memory.oom_control")).get("oom_kill", 0)
-        failures = sum(
-            _read_int(path)
-            for name in ("memory.failcnt", "memory.memsw.failcnt")
-            if os.path.exists(path := self._file("memory", name))
-        )
-        return OomCount(kills, failures > 0)
+        # The kernel no longer counts failures (6.18: failcnt stays 0), but it keeps the peak.
+        peak = _read_int(self._file("memory", "memory.max_usage_in_bytes"))
+        limit = _read_int(self._file("memory", "memory.limit_in_bytes"))
+        return OomCount(kills, kills > 0 and peak + _HUGE_PAGE_BYTES >= limit)
 
     def usage(self) -> Sample:
         """What it uses."""
