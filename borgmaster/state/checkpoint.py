@@ -108,7 +108,7 @@ class _FormatOnly(msgspec.Struct):
 
 # Keys of dicts sorted: two replicas that built a dict in another order must still agree on the digest.
 _ENCODER: Final = msgspec.msgpack.Encoder(order="deterministic")
-_DECODER: Final = msgspec.msgpack.Decoder(Chunk)
+_DECODER: Final[msgspec.msgpack.Decoder[Chunk]] = msgspec.msgpack.Decoder(Chunk)
 
 
 def capture(cell: CellState) -> Iterator[bytes]:
