@@ -242,6 +242,8 @@ class SchedulerCell:
     def _account(self, row: PlacedRow, slot: int, sign: int) -> None:
         rank = TOP_RANK if row.stopping else rank_of(row.priority)
         self.used[: rank + 1, :, slot] += sign * np.array(row.held.as_tuple(), dtype=np.int64)
+        if row.held == ZERO:
+            return  # its room belongs to a preemptor: it no longer counts for the spread of its job
         counts = self._job_slots.setdefault(row.key.job_key, {})
         counts[slot] = counts.get(slot, 0) + sign
         if not counts[slot]:

@@ -26,7 +26,10 @@ class MachineRow(Struct, frozen=True, gc=False, array_like=True):
 
 
 class PlacedRow(Struct, frozen=True, gc=False, array_like=True):
-    """A task that holds room on a machine. ``stopping`` ones are never victims: they leave anyway."""
+    """A task that is on a machine. ``stopping`` ones are never victims: they leave anyway.
+
+    One that holds ``ZERO`` has lost its room to a preemptor; it no longer counts for max_per_machine and max_per_rack.
+    """
 
     key: TaskKey
     incarnation: int

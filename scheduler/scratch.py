@@ -150,7 +150,7 @@ class Scratch:
         ]
 
     def evict(self, slot: int, victims: tuple[PlacedRow, ...]) -> None:
-        """Take the room of victims. They still count for their job's spread until they are gone."""
+        """Take the room of victims. They count for their job's spread until the next pass."""
         for row in victims:
             self.available[: rank_of(row.priority) + 1, :, slot] += np.array(row.held.as_tuple())
             self.evicted.add(row.key)
