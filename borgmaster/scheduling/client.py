@@ -64,8 +64,11 @@ class SchedulerClient:
         self._writing = asyncio.Lock()
         self._outbox: list[Delta] = []
         self._outbox_rows = 0
+        self._overflowed = False  # rows were dropped: only a new picture helps
         self._news = asyncio.Event()
-        self._first: Delta | None = None  # picture for the next start, given by ``reset``
+        self._given: Delta | None = None  # picture by ``reset`` that was not sent yet
+        self._picture_index = 0  # of the last picture: older changes are in it
+        self._wanted = asyncio.Event()  # there is, or may be, somebody to get a picture from
         self._keeper: asyncio.Task[None] | None = None
         self._ids = itertools.count(1)
         self.restarts = 0
@@ -73,27 +76,31 @@ class SchedulerClient:
     def set_source(self, source: Source | None) -> None:
         """Who is asked for the whole cell after a crash or an overflow; None: nobody, until the next ``reset``."""
         self._source = source
+        self._wanted.set()
 
     async def reset(self, delta: Delta) -> None:
-        """Start from this picture of the cell; starts the process if none runs. What waited is dropped."""
-        self._drop_outbox()
-        if self._keeper is None:
-            self._first = delta
-            self._keeper = asyncio.create_task(self._keep_running(), name="scheduler")
-            return
+        """Start from this picture of the cell; starts the process if none runs. Older changes that wait are dropped."""
+        self._cover(delta)
         child = self._child
-        if child is None or not self._ready.is_set():
-            self._first = delta  # the child that is starting takes it, or the next one
-            if child is not None:
-                child.kill()
+        if child is not None and self._ready.is_set():
+            with contextlib.suppress(SchedulerUnavailable):  # its successor asks the source
+                await self._send_picture(child, delta)
             return
-        with contextlib.suppress(SchedulerUnavailable):  # its successor asks the source
-            await self._send_picture(child, delta)
+        self._given = delta
+        self._wanted.set()
+        if self._keeper is None:
+            self._keeper = asyncio.create_task(self._keep_running(), name="scheduler")
 
     def feed(self, delta: Delta) -> None:
         """Tell of a change. Returns at once; it is sent before any question asked later."""
+        if delta.index < self._picture_index:
+            return
         self._outbox.append(delta)
         self._outbox_rows += delta.row_count()
+        if self._outbox_rows > FEED_ROWS_MAX:
+            log.warning("scheduler_feed_overflow", extra={"rows": self._outbox_rows})
+            self._outbox, self._outbox_rows = [], 0
+            self._overflowed = True
         self._news.set()
 
     async def plan_pass(
@@ -144,17 +151,17 @@ class SchedulerClient:
         if keeper is not None:
             keeper.cancel()
             await asyncio.gather(keeper, return_exceptions=True)
-        self._drop_outbox()
+        self._outbox, self._outbox_rows, self._given = [], 0, None
 
     async def _ask(
         self, question: AskPlan | AskDryRun | AskExplanation, deadline_s: float
     ) -> Answer:
+        if self._keeper is None:
+            raise SchedulerUnavailable("it has not been started")
         child: _Child | None = None
         try:
             async with asyncio.timeout(deadline_s):
-                await self._ready.wait()
-                child = self._child
-                assert child is not None, "ready means that a child runs"
+                child = await self._ready_child()
                 answer = child.expect(question.id)
                 await self._send(child, question)
                 return await answer
@@ -167,13 +174,16 @@ class SchedulerClient:
             if child is not None:
                 child.forget(question.id)
 
+    async def _ready_child(self) -> "_Child":
+        while self._child is None or not self._ready.is_set():
+            await self._ready.wait()
+        return self._child
+
     async def _send(self, child: "_Child", question: Request | None) -> None:
         """Send what waits, then the question. Raises SchedulerUnavailable."""
         async with self._writing:
-            if self._outbox_rows > FEED_ROWS_MAX and self._source is not None:
-                log.warning("scheduler_feed_overflow", extra={"rows": self._outbox_rows})
-                self._drop_outbox()
-                await self._write_picture(child, self._source())
+            if self._overflowed:
+                await self._write_picture(child, self._picture())
             waiting, self._outbox, self._outbox_rows = self._outbox, [], 0
             self._news.clear()
             if waiting:
@@ -191,23 +201,37 @@ class SchedulerClient:
             await child.write(Feed(part) if number else Reset(part))
             await asyncio.sleep(0)  # let others run between frames
 
-    def _drop_outbox(self) -> None:
-        self._outbox, self._outbox_rows = [], 0
-        self._news.clear()
+    def _picture(self) -> Delta:
+        """The whole cell, from ``reset`` or the source. Raises SchedulerUnavailable when there is neither."""
+        given, self._given = self._given, None
+        if given is None:
+            if self._source is None:
+                raise SchedulerUnavailable("it has no picture of the cell")
+            given = self._source()
+            self._cover(given)
+        return given
+
+    def _cover(self, picture: Delta) -> None:
+        """Drop waiting changes that a picture holds already: merged with newer ones they would undo it."""
+        self._picture_index = picture.index
+        self._overflowed = False
+        self._outbox = [delta for delta in self._outbox if delta.index > picture.index]
+        self._outbox_rows = sum(delta.row_count() for delta in self._outbox)
 
     async def _keep_running(self) -> None:
         """One child after the other, with back-off, until cancelled."""
         loop = asyncio.get_running_loop()
         backoff_s = 0.0
         while True:
+            while self._given is None and self._source is None:
+                self._wanted.clear()
+                await self._wanted.wait()
             started_s = loop.time()
             try:
                 await self._run_child()
-            except (OSError, SchedulerUnavailable) as error:
-                log.warning("scheduler_ended", extra={"detail": str(error)})
-            except (
-                Exception
-            ):  # the loop's top: a source that fails must not leave the cell unscheduled
+            except OSError as error:
+                log.warning("scheduler_not_started", extra={"detail": str(error)})
+            except Exception:  # the loop's top: a failing source must not end scheduling
                 log.exception("scheduler_bug")
             self.restarts += 1
             if loop.time() - started_s > HEALTHY_S:
@@ -223,28 +247,22 @@ class SchedulerClient:
                 group.create_task(child.read_answers())
                 group.create_task(self._feed_child(child))
         except* SchedulerUnavailable as errors:
-            raise SchedulerUnavailable(str(errors.exceptions[0])) from None
+            details = "; ".join(str(error) for error in errors.exceptions)
+            log.warning("scheduler_ended", extra={"pid": child.pid, "detail": details})
         finally:
             self._ready.clear()
             self._child = None
             await child.end()
 
     async def _feed_child(self, child: "_Child") -> None:
-        await self._send_picture(child, await self._picture())
+        await self._send_picture(child, self._picture())
+        while self._given is not None:  # a ``reset`` came meanwhile
+            await self._send_picture(child, self._picture())
         self._ready.set()
         log.info("scheduler_started", extra={"pid": child.pid})
         while True:
             await self._news.wait()
             await self._send(child, None)
-
-    async def _picture(self) -> Delta:
-        """The whole cell, from ``reset`` or the source; waits for a ``reset`` when there is no source."""
-        if self._first is not None:
-            first, self._first = self._first, None
-            return first
-        if self._source is None:
-            raise SchedulerUnavailable("it has no picture of the cell: nobody gave it one")
-        return self._source()
 
 
 class _Child:
@@ -284,8 +302,8 @@ class _Child:
     def forget(self, id: int) -> None:
         """Nobody waits for this answer any more."""
         future = self._expected.pop(id, None)
-        if future is not None:
-            future.cancel()
+        if future is not None and not future.cancel() and not future.cancelled():
+            future.exception()  # seen: the loop need not complain about it
 
     def silent_s(self) -> float:
         """For how long it has been asked and has answered nothing."""
