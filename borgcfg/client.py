@@ -15,12 +15,14 @@ from typing import Final, TypeVar
 
 import grpc
 from borgcell import convert
-from borgcell.specs import JobSpec, Problem
+from borgcell.specs import JobSpec
 from borgcell.types import JobKey, TaskKey
 from borgcell.v1 import cell_pb2, cell_pb2_grpc, operator_pb2_grpc, types_pb2
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
+
+from borgcfg.failures import CellRefused, CellUnreachable, Violation
 
 Q = TypeVar("Q")
 R = TypeVar("R")
@@ -55,28 +57,6 @@ _OPTIONS: Final = (
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 5_000),
 )
-
-
-class CellError(Exception):
-    """Base of what a call can end with."""
-
-
-class CellRefused(CellError):
-    """The cell said no; ``problems`` has the fields that are wrong."""
-
-    def __init__(self, code: str, message: str, problems: tuple[Problem, ...] = ()) -> None:
-        super().__init__(message)
-        self.code = code  # of gRPC, such as NOT_FOUND
-        self.problems = problems
-
-
-class CellUnreachable(CellError):
-    """No replica answered in time; ``tried`` says what came of each address."""
-
-    def __init__(self, tried: dict[str, str], seconds: float) -> None:
-        lines = [f"  {address}: {said}" for address, said in tried.items()]
-        super().__init__("\n".join([f"the cell did not answer within {seconds:g} s:", *lines]))
-        self.tried = tried
 
 
 @dataclass(frozen=True)
@@ -222,6 +202,11 @@ class CellClient:
                 break
         return machines
 
+    def machine(self, name: str) -> types_pb2.Machine:
+        """One machine. Raises CellRefused when there is none of the name."""
+        request = cell_pb2.GetMachineRequest(name=name)
+        return self.call(lambda stubs: stubs.cell.GetMachine, request).machine
+
     def explain(self, key: TaskKey) -> cell_pb2.ExplainTaskResponse:
         """Why a task is where it is."""
         request = cell_pb2.ExplainTaskRequest(task=convert.task_key_to_wire(key))
@@ -273,16 +258,16 @@ def _asks_to_retry(error: grpc.RpcError) -> bool:
 
 
 def _refused(error: grpc.RpcError) -> CellRefused:
-    problems: list[Problem] = []
+    violations: list[Violation] = []
     for detail in _details(error):
         bad_request = error_details_pb2.BadRequest()
         if detail.Unpack(bad_request):
-            problems += (
-                Problem(violation.field, violation.description)
+            violations += (
+                Violation(violation.field, violation.description)
                 for violation in bad_request.field_violations
             )
     message = error.details() or "no details"
-    return CellRefused(error.code().name, message, tuple(problems))
+    return CellRefused(error.code().name, message, tuple(violations))
 
 
 def _details(error: grpc.RpcError) -> "Sequence[any_pb2.Any]":

@@ -1,0 +1,19 @@
+"""``borgcfg eval``: a config as the cell would get it."""
+
+import click
+
+from borgcfg.params import output_option
+from borgcfg.render.output import Output, show_data
+
+
+@click.command("eval", params=[output_option(Output.YAML, Output.YAML, Output.JSON)])
+@click.argument("file")
+def eval_command(file: str, output: str) -> None:
+    """Evaluate a config and print its jobs.
+
+    Shows the complete specs, with every default; borgcfg accepts them back as YAML or JSON.
+    """
+    from borgcfg.render.plain import spec_plain
+    from borgcfg.session import load_jobs
+
+    show_data(Output(output), {"jobs": [spec_plain(spec) for spec in load_jobs(file)]})

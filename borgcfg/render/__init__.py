@@ -1,0 +1,1 @@
+"""What borgcfg shows: tables, JSON and YAML made from wire messages. Everything but ``output`` is pure."""
