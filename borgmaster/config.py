@@ -1,7 +1,7 @@
 """Owns what a master process is told when it starts: read once, frozen."""
 
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from borgcell.types import is_machine_name, is_name
 from msgspec import Struct
@@ -24,6 +24,7 @@ class Config(Struct, frozen=True):
     name: str
     members: tuple[Member, ...]
     state_dir: Path
+    start: Literal["resume", "bootstrap", "join"] = "resume"  # what an empty directory means
     metrics_address: str = ""  # host:port of /metrics; empty for none
     unreachable_after_ms: int = 10_000  # missed polls after which a machine counts as down
     lost_after_ms: int = 30_000  # time a machine is down before its tasks run elsewhere

@@ -47,8 +47,8 @@ class Layout(Struct, frozen=True):
         """The API of every replica."""
         return [f"127.0.0.1:{self.base_port + 10 + n}" for n in range(1, self.replicas + 1)]
 
-    def commands(self) -> dict[str, list[str]]:
-        """The command line of every process, by name."""
+    def commands(self, *, founding: bool) -> dict[str, list[str]]:
+        """The command line of every process, by name; ``founding``: the cell does not exist yet."""
         members: list[str] = []
         for n in range(1, self.replicas + 1):
             raft, api = self.base_port + n, self.base_port + 10 + n
@@ -59,6 +59,8 @@ class Layout(Struct, frozen=True):
                 *(sys.executable, "-m", "borgmaster.main", "run"),
                 *("--cell", self.cell, "--name", f"m{n}"),
                 *("--state-dir", str(self.directory / f"m{n}")),
+                # a replica whose disk was lost later must be seeded by the others, never found a cell anew
+                *("--start", "bootstrap" if founding or self.replicas == 1 else "join"),
                 *members,
             ]
         for n in range(1, self.machines + 1):
@@ -82,7 +84,8 @@ class Supervisor:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._commands = layout.commands()
+        self._founded = layout.directory / "founded"
+        self._commands = layout.commands(founding=not self._founded.exists())
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._restart_at: dict[str, float] = {}
         self._stopping = False
@@ -97,6 +100,7 @@ class Supervisor:
             while not self._stopping:
                 time.sleep(TICK_S)
                 self._restart_dead()
+                self._note_founding()
         finally:
             self._stop_all()
 
@@ -129,6 +133,15 @@ class Supervisor:
             if now >= due:
                 del self._restart_at[name]
                 self._start(name)
+
+    def _note_founding(self) -> None:
+        """Remember that the cell exists once every replica has a journal."""
+        if not self._founded.exists() and all(
+            any((self._layout.directory / f"m{n}").rglob("*journal*"))
+            for n in range(1, self._layout.replicas + 1)
+        ):
+            self._founded.touch()
+            self._commands = self._layout.commands(founding=False)
 
     def _stop_all(self) -> None:
         """Borglets first, as they stop their tasks; then the masters."""

@@ -7,12 +7,13 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import click
 
+from borgmaster.config import Config, check_config, parse_member
+
 EXIT_USAGE: Final = 2
-EXIT_FATAL: Final = 70  # EX_SOFTWARE: do not restart by yourself, look first (raft.md §1)
 EXIT_DISK: Final = 74  # EX_IOERR: may be restarted when there is space again
 EXIT_ADDRESS: Final = 75  # EX_TEMPFAIL: an address is taken
 
@@ -45,6 +46,13 @@ def main() -> None:
     type=click.Path(path_type=Path, file_okay=False),
     help="Directory of journal and snapshots; this replica's alone.",
 )
+@click.option(
+    "--start",
+    default="resume",
+    type=click.Choice(["resume", "bootstrap", "join"]),
+    show_default=True,
+    help="What an empty --state-dir means: a mistake, a new cell, or a replica that the others seed.",
+)
 @click.option("--metrics", default="", metavar="HOST:PORT", help="Serve /metrics here.")
 @click.option(
     "--unreachable-after-ms",
@@ -70,6 +78,7 @@ def run(
     name: str,
     members: tuple[str, ...],
     state_dir: Path,
+    start: Literal["resume", "bootstrap", "join"],
     metrics: str,
     unreachable_after_ms: int,
     lost_after_ms: int,
@@ -81,14 +90,13 @@ def run(
     Exit codes: 0 stopped, 2 usage, 70 damaged state (look before restarting), 74 disk full or failing,
     75 an address is taken.
     """
-    from borgmaster.config import Config, check_config, parse_member
-
     try:
         config = Config(
             cell=cell,
             name=name,
             members=tuple(parse_member(member) for member in members),
             state_dir=state_dir.resolve(),
+            start=start,
             metrics_address=metrics,
             unreachable_after_ms=unreachable_after_ms,
             lost_after_ms=lost_after_ms,
@@ -111,34 +119,29 @@ def run(
     sys.exit(code)
 
 
-async def _serve(config: "object") -> tuple[int, str]:
+async def _serve(config: Config) -> tuple[int, str]:
     """Run the server; the exit code and what to tell the operator."""
-    from borgmaster.config import Config
-    from borgmaster.errors import StorageFailed
+    from borgmaster.replication import LogFailed
     from borgmaster.server import AddressInUse, Server
 
-    assert isinstance(config, Config)
     try:
         config.state_dir.mkdir(parents=True, exist_ok=True)
         server = Server(config)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, server.stop)
-        reason = await server.run()
+        failure = await server.run()
     except AddressInUse as error:
         return EXIT_ADDRESS, f"cannot listen on {error}: the address is taken or not this machine's"
-    except StorageFailed as error:
-        return EXIT_FATAL, str(error)
+    except LogFailed as error:
+        return error.exit_code, str(error)
+    except ValueError as error:
+        return EXIT_USAGE, str(error)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT):
-            return EXIT_DISK, f"cannot write {error.filename or config.state_dir}: {error.strerror}"
         if error.errno == errno.EADDRINUSE:
             return EXIT_ADDRESS, f"an address is taken: {error}"
-        return EXIT_FATAL, str(error)
-    if not reason:
-        return 0, ""
-    full = any(os.strerror(code) in reason for code in (errno.ENOSPC, errno.EIO, errno.EDQUOT))
-    return (EXIT_DISK if full else EXIT_FATAL), reason
+        return EXIT_DISK, f"{error.filename or config.state_dir}: {error.strerror}"
+    return (0, "") if failure is None else (failure.exit_code, str(failure))
 
 
 def _add_dev() -> None:

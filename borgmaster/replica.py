@@ -4,6 +4,7 @@ The log's thread applies entries; all other threads only read, under the same lo
 Listeners hear of every applied entry, in order, in the log's thread: they must be quick and must not read.
 """
 
+import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -11,6 +12,8 @@ from typing import TypeVar
 from borgmaster.state import checkpoint, core
 from borgmaster.state.cell import CellState
 from borgmaster.state.core import Applied
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Listener = Callable[[Applied | None], None]
@@ -37,6 +40,8 @@ class Replica:
         """Apply one entry of the log; the outcomes of its proposals."""
         with self._lock:
             applied = core.apply_bytes(self._cell, index, data)
+        for fault in applied.faults:
+            log.error("apply_fault", extra={"index": index, "detail": fault})
         for listener in self._listeners:
             listener(applied)
         return applied.outcomes

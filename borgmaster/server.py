@@ -19,7 +19,7 @@ from borgmaster.leadership import Leadership
 from borgmaster.metrics import Metrics
 from borgmaster.ports import SystemClock
 from borgmaster.replica import Replica
-from borgmaster.replication.log import LogConfig, ReplicatedLog
+from borgmaster.replication import LogConfig, LogFailed, ReplicatedLog
 from borgmaster.rpc.calls import CHANNEL_OPTIONS, Calls
 from borgmaster.rpc.cell import CellServicer
 from borgmaster.rpc.operators import OperatorServicer
@@ -51,7 +51,7 @@ class Server:
         self._config = config
         self._clock = SystemClock()
         self._loop = asyncio.get_running_loop()
-        self._ended: asyncio.Future[str] = self._loop.create_future()
+        self._ended: asyncio.Future[LogFailed | None] = self._loop.create_future()
         self._replica = Replica(config.cell)
         self._hub = WatchHub()
         self._scheduler = SchedulerClient()
@@ -61,10 +61,10 @@ class Server:
 
     def stop(self) -> None:
         """End ``run`` in good order."""
-        self._end("")
+        self._end(None)
 
-    async def run(self) -> str:
-        """Serve until stopped; the reason of a fatal error, or "". Raises AddressInUse, OSError."""
+    async def run(self) -> LogFailed | None:
+        """Serve until stopped; why the log failed, if it did. Raises AddressInUse, LogFailed, OSError."""
         config = self._config
         self._replica.listen(self._on_applied)
         grpc_server = grpc.aio.server(options=CHANNEL_OPTIONS)
@@ -104,7 +104,9 @@ class Server:
                 listen=config.me.raft_address,
                 members={member.name: member.raft_address for member in config.members},
                 directory=config.state_dir / "raft",
-                allow_remote_plaintext=config.allow_remote_plaintext,
+                cell=config.cell,
+                start=config.start,
+                allow_plain_network=config.allow_remote_plaintext,
             ),
             self._replica,
             self._clock,
@@ -136,8 +138,8 @@ class Server:
     def _on_leadership(self, leading: bool, term: int) -> None:  # noqa: FBT001 - the log's callback
         self._call(self._leadership_changes.put_nowait, (leading, term))
 
-    def _on_fatal(self, reason: str) -> None:
-        self._call(self._end, reason)
+    def _on_fatal(self, failure: LogFailed) -> None:
+        self._call(self._end, failure)
 
     def _call(self, function: "object", *arguments: object) -> None:
         try:
@@ -147,9 +149,9 @@ class Server:
 
     # In the event loop.
 
-    def _end(self, reason: str) -> None:
+    def _end(self, failure: LogFailed | None) -> None:
         if not self._ended.done():
-            self._ended.set_result(reason)
+            self._ended.set_result(failure)
 
     def _take(self, applied: Applied | None) -> None:
         if self._leadership is not None:

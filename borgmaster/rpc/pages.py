@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Final, TypeVar
 
 from borgcell.types import JobKey, TaskKey
+
 from borgmaster.rpc.status import invalid
 
 PAGE_SIZE_DEFAULT: Final = 500

@@ -17,6 +17,7 @@ from borgcell import convert
 from borgcell.specs import JobSpec, normalize
 from borgcell.types import TaskKey
 from borgcell.v1 import cell_pb2, cell_pb2_grpc, operator_pb2_grpc, types_pb2
+
 from borgmaster.dev import Layout
 
 T = TypeVar("T")
@@ -41,11 +42,11 @@ class LocalCell:
         self.environment: dict[str, str] = options.pop("environment", {})
         assert not options, options
         self.processes: dict[str, subprocess.Popen] = {}
-        self._channels: list[grpc.Channel] = []
+        self.founded = False
 
     def start(self, name: str) -> None:
         """Start one process; its output goes to a log file."""
-        command = self.layout.commands()[name]
+        command = self.layout.commands(founding=not self.founded)[name]
         if name.startswith("borgmaster-"):
             command = [*command, *self.extra]
         self.layout.directory.mkdir(parents=True, exist_ok=True)
@@ -68,9 +69,10 @@ class LocalCell:
 
     def up(self) -> "LocalCell":
         """Start everything and wait until there is a leader and every machine is up."""
-        for name in self.layout.commands():
+        for name in self.layout.commands(founding=True):
             self.start(name)
         self.wait(self._is_up, "a leader and all machines up", timeout_s=60)
+        self.founded = True
         return self
 
     def _is_up(self) -> bool:
@@ -79,8 +81,6 @@ class LocalCell:
 
     def down(self) -> None:
         """Stop everything: Borglets end their tasks, then the masters."""
-        for channel in self._channels:
-            channel.close()
         for kind in ("borglet-", "borgmaster-"):
             group = [p for name, p in self.processes.items() if name.startswith(kind)]
             for process in group:
@@ -152,7 +152,9 @@ class LocalCell:
 
     def submit(self, spec: JobSpec, **fields) -> cell_pb2.SubmitJobResponse:
         """Submit a job."""
-        request = cell_pb2.SubmitJobRequest(spec=convert.job_spec_to_wire(normalize(spec)), **fields)
+        request = cell_pb2.SubmitJobRequest(
+            spec=convert.job_spec_to_wire(normalize(spec)), **fields
+        )
         return self.ask(lambda stub: stub.SubmitJob(request, timeout=10))
 
     def kill_job(self, spec: JobSpec) -> None:

@@ -56,7 +56,9 @@ def test_killing_the_leader_restarts_no_task_and_a_submission_meanwhile_exists_e
     assert (again.version, again.created, again.index) == (1, True, answers[0].index)
     assert took_s < 10, f"a new leader took {took_s:.1f} s"
     cell.wait_running(other)
-    submits = [e for e in cell.events("ann/meanwhile") if e.subject == "task" and e.kind == "SUBMIT"]
+    submits = [
+        e for e in cell.events("ann/meanwhile") if e.subject == "task" and e.kind == "SUBMIT"
+    ]
     assert len(submits) == 2
     assert incarnations(cell, spec) == before
     assert live_pids("test", "ann/stay") == pids
@@ -90,9 +92,11 @@ def test_tasks_go_on_without_any_master_and_are_adopted_by_the_next(cell):
 def test_a_killed_borglet_adopts_its_tasks_and_knows_how_those_ended_that_ended_meanwhile(cell):
     stays = a_service("adopt", task_count=3)
     # ends while its Borglet is away: exit code 9 must still be known
-    ends = a_batch("ends", "while [ ! -e /proc/$PPID/none ] && [ $(cut -d. -f1 /proc/uptime) -lt %d ]; do sleep 0.1; done; exit 9" % (
-        int(float(open("/proc/uptime").read().split()[0])) + 12
-    ))
+    ends = a_batch(
+        "ends",
+        "while [ ! -e /proc/$PPID/none ] && [ $(cut -d. -f1 /proc/uptime) -lt %d ]; do sleep 0.1; done; exit 9"
+        % (int(float(open("/proc/uptime").read().split()[0])) + 12),
+    )
     cell.submit(stays)
     cell.submit(ends)
     cell.wait_running(stays)
@@ -140,8 +144,10 @@ def test_tasks_of_a_cut_off_machine_run_elsewhere_and_the_old_copies_die_on_its_
     cell.kill(f"borglet-{victim}", signal.SIGSTOP)  # it neither answers nor acts; its tasks run on
     try:
         cell.wait(
-            lambda: len(cell.running(spec)) == 3
-            and victim not in {task.current.machine for task in cell.running(spec)},
+            lambda: (
+                len(cell.running(spec)) == 3
+                and victim not in {task.current.machine for task in cell.running(spec)}
+            ),
             "all tasks run elsewhere",
         )
         # the situation this test is about: two live copies of a task
@@ -160,7 +166,7 @@ def test_tasks_of_a_cut_off_machine_run_elsewhere_and_the_old_copies_die_on_its_
 
 
 def test_a_borglet_of_another_cell_is_turned_away_with_a_clear_error(cell, tmp_path):
-    command = cell.layout.commands()["borglet-machine1"]
+    command = cell.layout.commands(founding=False)["borglet-machine1"]
     command = [part if part != "test" else "elsewhere" for part in command]
     command[command.index("--state-dir") + 1] = str(tmp_path)
     command[command.index("--listen") + 1] = "127.0.0.1:18899"

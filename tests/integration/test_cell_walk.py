@@ -51,11 +51,13 @@ def test_a_service_answers_on_its_assigned_ports_from_different_machines(cell):
 def test_a_batch_job_ends_when_all_tasks_have_finished_and_its_output_stays_readable(cell):
     spec = a_batch("sum", "echo task $BORG_INDEX; exit 0", task_count=4)
     cell.submit(spec)
-    job = lambda: cell.ask(  # noqa: E731
-        lambda stub: stub.GetJob(
-            cell_pb2.GetJobRequest(job=cell_pb2.JobKey(user="ann", name="sum")), timeout=5
-        )
-    ).job
+    job = lambda: (
+        cell.ask(  # noqa: E731
+            lambda stub: stub.GetJob(
+                cell_pb2.GetJobRequest(job=cell_pb2.JobKey(user="ann", name="sum")), timeout=5
+            )
+        ).job
+    )
     cell.wait(lambda: job().counts.finished == 4, "four finished tasks")
     assert job().ended
     assert [cell.logs(f"ann/sum/{index}") for index in range(4)] == [
@@ -190,8 +192,10 @@ def test_a_drained_machine_is_emptied_and_takes_tasks_again_afterwards(cell):
         lambda stub: stub.DrainMachine(operator_pb2.DrainMachineRequest(name="machine2"), timeout=5)
     )
     cell.wait(
-        lambda: {task.current.machine for task in cell.running(spec)} == {"machine1", "machine3"}
-        and len(cell.running(spec)) == 3,
+        lambda: (
+            {task.current.machine for task in cell.running(spec)} == {"machine1", "machine3"}
+            and len(cell.running(spec)) == 3
+        ),
         "all tasks on the other machines",
     )
     causes = {e.cause for e in cell.events("ann/drain") if e.kind == "EVICT"}
