@@ -5,7 +5,10 @@ whether it is fresh; ``python proto/generate.py --check`` fails with the command
 """
 
 import hashlib
+import os
+import shutil
 import sys
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -51,18 +54,24 @@ def is_fresh() -> bool:
 
 
 def generate() -> None:
-    """Write ``*_pb2.py``, ``*_pb2_grpc.py`` and their stubs; stale outputs are removed first."""
+    """Write ``*_pb2.py``, ``*_pb2_grpc.py`` and their stubs; nothing is touched unless all can be made."""
     import grpc_tools
     from grpc_tools import protoc
 
-    for old in V1.glob("*_pb2*"):
-        old.unlink()
+    # protoc finds the mypy plugin by PATH, also when this environment is not activated
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     includes = Path(grpc_tools.__file__).parent / "_proto"
-    out = str(PROTO_ROOT)
-    arguments = ["protoc", f"-I{PROTO_ROOT}", f"-I{includes}"]
-    arguments += [f"--{kind}_out={out}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")]
-    if protoc.main([*arguments, *(str(proto) for proto in protos())]) != 0:
-        raise SystemExit("proto/generate.py: protoc failed (its message is above)")
+    with tempfile.TemporaryDirectory() as out:
+        arguments = ["protoc", f"-I{PROTO_ROOT}", f"-I{includes}"]
+        arguments += [
+            f"--{kind}_out={out}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")
+        ]
+        if protoc.main([*arguments, *(str(proto) for proto in protos())]) != 0:
+            raise SystemExit("proto/generate.py: protoc failed (its message is above)")
+        for old in set(V1.glob("*_pb2*")) - set(outputs()):
+            old.unlink()
+        for made in (Path(out) / "borgcell" / "v1").iterdir():
+            shutil.copy(made, V1 / made.name)
     STAMP.write_text(fingerprint())
 
 
