@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Final
 
+from borgcell.resources import MIB, format_bytes
 from borgcell.types import RuntimeKind
 from msgspec import Struct, structs
 
@@ -82,18 +83,25 @@ class DockerRuntime:
         url: str,
         call_timeout_s: int = 10,
         start_timeout_s: int = 60,
+        log_bytes_max: int = 10 * MIB,
+        log_file_count: int = 3,
     ) -> None:
-        """``url`` is ``unix:///path`` (or ``tcp://host:port``). Does not talk to the engine yet."""
+        """``url`` is ``unix:///path`` or ``tcp://host:port``, ``log_bytes_max`` of one file of a log.
+
+        Does not talk to the engine yet.
+        """
         self._cell = cell
         self._machine = machine
         self._url = url
         self._call_timeout_s = call_timeout_s
-        self._start_timeout_s = start_timeout_s
         self._selector = labels.selector(cell, machine)
         self._engine = DockerEngine(
-            url, call_timeout_s=call_timeout_s, start_timeout_s=start_timeout_s
+            url,
+            call_timeout_s=call_timeout_s,
+            start_timeout_s=start_timeout_s,
+            log_options={"max-size": str(log_bytes_max), "max-file": str(log_file_count)},
         )
-        self._starters = threading.BoundedSemaphore(_STARTS_AT_ONCE)
+        self._attributes: dict[str, str] = {}
         self._lock = threading.Lock()  # guards the three below; not held while the engine is asked
         self._known: dict[ContainerId, _Known] = {}
         self._starting: set[ContainerId] = set()
@@ -113,15 +121,14 @@ class DockerRuntime:
         return why_unusable(url)
 
     def attributes(self) -> dict[str, str]:
-        """Version of the engine and whether containers outlive it; nothing while it does not answer."""
-        try:
+        """Version of the engine and whether containers outlive it, as it said last; nothing before it did."""
+        with suppress(RuntimeFailed):
             facts = self._engine.info()
-        except RuntimeFailed:
-            return {}
-        return {
-            "runtime.docker": str(facts["ServerVersion"]),
-            "runtime.docker.live_restore": str(bool(facts["LiveRestoreEnabled"])).lower(),
-        }
+            self._attributes = {
+                "runtime.docker": str(facts["ServerVersion"]),
+                "runtime.docker.live_restore": str(bool(facts["LiveRestoreEnabled"])).lower(),
+            }
+        return dict(self._attributes)
 
     def list(self) -> list_of[Container]:
         """Every container that ran; one that somebody else removed stays, as lost, until ``forget``.
@@ -147,10 +154,6 @@ class DockerRuntime:
 
     def start(self, spec: ContainerSpec) -> Container:
         """Make and start it. Raises RuntimeFailed; what a failed start left is removed, now or by ``list``."""
-        if not self._starters.acquire(timeout=self._start_timeout_s):
-            raise RuntimeFailed(
-                f"the Docker Engine is too busy to start {spec.id}", permanent=False
-            )
         with self._lock:
             self._starting.add(spec.id)
         try:
@@ -158,7 +161,6 @@ class DockerRuntime:
         finally:
             with self._lock:
                 self._starting.discard(spec.id)
-            self._starters.release()
 
     def terminate(self, id: ContainerId) -> None:
         """Send SIGTERM to the container's init, which passes it on to the task's program."""
@@ -342,20 +344,22 @@ def _container(id: ContainerId, facts: Facts, *, out_of_memory: bool) -> Contain
     state, found = facts["State"], facts["Config"]["Labels"]
     alive = bool(state["Running"])
     exit_code = int(state["ExitCode"])
-    killed = bool(state["OOMKilled"]) or out_of_memory
+    # A program that coped with a child's death did not fail.
+    killed = exit_code != 0 and (bool(state["OOMKilled"]) or out_of_memory)
+    limit = labels.limit_in(found)
+    limit_text = f"out of memory (limit {format_bytes(limit.ram_bytes)})"
     end = Exit(
         exit_code=exit_code,
         at_ms=parse_time_ns(state["FinishedAt"]) // 1_000_000,
-        out_of_memory=killed
-        and exit_code != 0,  # a task that coped with a child's death did not fail
-        detail=str(state["Error"]),
+        out_of_memory=killed,
+        detail=limit_text if killed else str(state["Error"]),
     )
     return Container(
         id=id,
         runtime=RuntimeKind.DOCKER,
         state=ContainerState.ALIVE if alive else ContainerState.ENDED,
         started_at_ms=parse_time_ns(state["StartedAt"]) // 1_000_000,
-        limit=labels.limit_in(found),
+        limit=limit,
         ports=labels.ports_in(found),
         exit=None if alive else end,
         pid=int(state["Pid"]) if alive else 0,

@@ -7,22 +7,20 @@ looks at the container's name. Permanent is only what the engine refused as a ba
 import threading
 import time
 from builtins import list as list_of  # the class has a method ``list``
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain, repeat
 from typing import Any, Final, NamedTuple
 
 import docker
-from borgcell.resources import MIB
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.types import LogConfig
 
+from borglet.runtime.docker_stream import connect
 from borglet.runtime.port import ContainerSpec, RuntimeFailed
 
 _PROBE_TIMEOUT_S: Final = 5
 _EXEC_POLL_S: Final = (0.005, 0.01, 0.02, 0.05, 0.1)
-_LOG_FILE_BYTES_MAX: Final = 10 * MIB
-_LOG_FILES_MAX: Final = 3
 # The engine's range of shares; 1024 is one CPU.
 _SHARES_MIN: Final = 2
 _SHARES_MAX: Final = 262_144
@@ -41,8 +39,17 @@ class ExecEnd(NamedTuple):
 class DockerEngine:
     """One engine. Methods block, may be called from several threads, and raise RuntimeFailed."""
 
-    def __init__(self, url: str, *, call_timeout_s: int, start_timeout_s: int) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        call_timeout_s: int,
+        start_timeout_s: int,
+        log_options: Mapping[str, str],
+    ) -> None:
+        """``log_options`` are those of the engine's json-file log."""
         self._url = url
+        self._log_options = dict(log_options)
         self._call_timeout_s = call_timeout_s
         self._start_timeout_s = start_timeout_s
         self._lock = threading.Lock()
@@ -145,10 +152,7 @@ class DockerEngine:
             cpu_shares=_cpu_shares(spec.limit.cpu_milli),
             pids_limit=spec.pids_max + 1 if spec.pids_max else None,  # the init is one too
             restart_policy={"Name": "no"},  # the cell decides
-            log_config=LogConfig(
-                type=LogConfig.types.JSON,
-                config={"max-size": str(_LOG_FILE_BYTES_MAX), "max-file": str(_LOG_FILES_MAX)},
-            ),
+            log_config=LogConfig(type=LogConfig.types.JSON, config=self._log_options),
         )
         with _may_lose_answer():
             client.create_container(
@@ -174,6 +178,8 @@ class DockerEngine:
     def _client(self, timeout_s: int = 0) -> docker.APIClient:
         """The client with this timeout; asks the engine for its version the first time."""
         timeout_s = timeout_s or self._call_timeout_s
+        # An engine that is away is found out here: the SDK leaves a socket open for each call that finds none.
+        connect(self._url, timeout_s).close()
         with self._lock:
             if timeout_s not in self._clients:
                 client = docker.APIClient(base_url=self._url, version="auto", timeout=timeout_s)
@@ -183,7 +189,9 @@ class DockerEngine:
 
 def why_unusable(url: str) -> str | None:
     """None if a Docker Engine answers there and runs Linux containers, else why not, for people."""
-    engine = DockerEngine(url, call_timeout_s=_PROBE_TIMEOUT_S, start_timeout_s=_PROBE_TIMEOUT_S)
+    engine = DockerEngine(
+        url, call_timeout_s=_PROBE_TIMEOUT_S, start_timeout_s=_PROBE_TIMEOUT_S, log_options={}
+    )
     try:
         os_type = engine.info()["OSType"]
     except RuntimeFailed as failed:

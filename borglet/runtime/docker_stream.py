@@ -5,7 +5,6 @@ to look up every moment and stop. So streams are plain HTTP/1.0 on a socket of t
 what comes until the end. The end of a stream says nothing about the container: a killed engine ends it too.
 """
 
-import contextlib
 import re
 import socket
 from collections.abc import Mapping
@@ -30,7 +29,7 @@ class EngineStream:
 
     def __init__(self, url: str, path: str, query: Mapping[str, str], *, timeout_s: float) -> None:
         """Connect and ask; does not wait for the answer. Raises OSError."""
-        self._socket = _connect(url, timeout_s)
+        self._socket = connect(url, timeout_s)
         self._head: bytearray | None = bytearray()
         try:
             request = f"GET {path}?{urlencode(query)} HTTP/1.0\r\nHost: docker\r\n\r\n"
@@ -76,6 +75,23 @@ class EngineStream:
         return body or None
 
 
+def connect(url: str, timeout_s: float) -> socket.socket:
+    """A connection to the engine. Raises OSError when it is not there."""
+    parts = urlsplit(url)
+    if parts.scheme == "unix":
+        unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        unix.settimeout(timeout_s)
+        try:
+            unix.connect(parts.path)
+        except OSError:
+            unix.close()
+            raise
+        return unix
+    if parts.scheme != "tcp":
+        raise OSError(f"{url!r} is not unix:///path or tcp://host:port")
+    return socket.create_connection((parts.hostname or "", parts.port or 2375), timeout_s)
+
+
 def parse_time_ns(text: str) -> int:
     """Nanoseconds since 1970 of the engine's times (``2026-01-31T12:00:00.123456789Z``); 0 for "never"."""
     whole, _, fraction = text.rstrip("Z").partition(".")
@@ -89,18 +105,3 @@ def parse_time_ns(text: str) -> int:
 def format_time(ns: int) -> str:
     """As the engine wants times in a query: seconds with nine decimals."""
     return f"{ns // 10**9}.{ns % 10**9:09}"
-
-
-def _connect(url: str, timeout_s: float) -> socket.socket:
-    parts = urlsplit(url)
-    if parts.scheme == "unix":
-        unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        unix.settimeout(timeout_s)
-        try:
-            unix.connect(parts.path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                unix.close()
-            raise
-        return unix
-    return socket.create_connection((parts.hostname or "", parts.port or 2375), timeout_s)

@@ -43,13 +43,24 @@ class EndWatch:
         self._sample = sample
         self._on_oom = on_oom
         self._closed = threading.Event()
+        self._turn = threading.Lock()  # of whoever uses what is below
         self._stream: EngineStream | None = None
         self._line = b""
         self._connect_at = self._sample_at = self._look_at = 0.0
 
     def wait(self, timeout_ms: int) -> bool:
         """True as soon as one may have ended, False at the timeout or after ``close``."""
-        deadline = time.monotonic() + timeout_ms / 1000
+        with self._turn:
+            return self._wait(time.monotonic() + timeout_ms / 1000)
+
+    def close(self) -> None:
+        """End ``wait``, within a second unless the engine hangs, and let go of the connection."""
+        self._closed.set()
+        if self._turn.acquire(timeout=2 * _SAMPLE_S):  # else ``wait`` lets go when it ends
+            self._drop()
+            self._turn.release()
+
+    def _wait(self, deadline: float) -> bool:
         while not self._closed.is_set():
             self._sample_if_due()
             self._connect_if_due()
@@ -62,10 +73,6 @@ class EndWatch:
                 return True
         self._drop()
         return False
-
-    def close(self) -> None:
-        """End ``wait``, within a second."""
-        self._closed.set()
 
     def _sample_if_due(self) -> None:
         if time.monotonic() >= self._sample_at:
