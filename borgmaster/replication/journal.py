@@ -231,8 +231,6 @@ class Journal:
             os.fsync(self._descriptor)
         self.size_bytes = good
         os.lseek(self._descriptor, good, os.SEEK_SET)
-        if not self._entries:
-            raise damaged(self.path, "holds no entry at all")
 
     def _read_groups(self, data: mmap.mmap, size: int) -> int:
         """Take over all good groups from the start; the offset behind the last of them."""

@@ -183,12 +183,16 @@ class ReplicatedLog:
         deadline_ms = self._clock.mono_ms() + _DRAIN_MS
         while self._proposals.in_flight() and self._clock.mono_ms() < deadline_ms:
             replica.tick(TICK_S)
-        if not replica.is_leader() or not replica.others():
+        if not replica.is_leader():
             return
         self._observe(0, replica.term())
         deadline_ms = self._clock.mono_ms() + _HAND_OVER_MS
         asked = False
-        while replica.is_leader() and self._clock.mono_ms() < deadline_ms:
+        while (
+            replica.is_leader()
+            and any(replica.connected(name) for name in replica.others())
+            and self._clock.mono_ms() < deadline_ms
+        ):
             asked = asked or replica.hand_over()
             replica.tick(TICK_S)
 

@@ -8,6 +8,8 @@ sync before has made durable.
 import logging
 from typing import assert_never
 
+from pysyncobj import FAIL_REASON
+
 from borgmaster.ports import Clock, StateMachine
 from borgmaster.replication.append import Behind, judge
 from borgmaster.replication.config import LogConfig
@@ -113,10 +115,9 @@ class Replica(Engine):
     def hand_over(self) -> bool:
         """Ask the most current follower to lead; False when none can yet. This replica does not act as leader again."""
         self._handing_over = True
-        before = self.term()
-        sent = []
-        self.transferLeadership(callback=lambda _, reason: sent.append(reason == 0))
-        return bool(sent and sent[0] and self.term() == before)
+        answers: list[int] = []
+        self.transferLeadership(callback=lambda _, reason: answers.append(reason))
+        return answers == [FAIL_REASON.SUCCESS]
 
     def close(self) -> None:
         """Close the network and the disk. Raises LogFailed when the last sync fails."""

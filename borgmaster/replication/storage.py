@@ -45,7 +45,7 @@ class Storage:
             self.mark = NewcomerMark(
                 config.directory, config.start, has_journal=journal_path.exists()
             )
-            self.journal = _open_journal(journal_path)
+            self.journal = _open_journal(journal_path, self.mark)
             self.keeper = SnapshotKeeper(snapshot_path)
             self.sender = Sender(snapshot_path)
             self.receiver = Receiver(config.directory)
@@ -161,9 +161,11 @@ class Storage:
         return self.journal[position:]
 
 
-def _open_journal(path: Path) -> Journal:
+def _open_journal(path: Path, mark: NewcomerMark) -> Journal:
     journal = Journal(path)
     if len(journal) == 0:
+        if mark.policy is None:
+            raise damaged(path, "holds no entry, though this replica has a history")
         # PySyncObj's log always has a first entry, which counts as applied.
         journal.add(KIND_NOOP, 1, 0)
         journal.sync()
