@@ -273,7 +273,7 @@ def _refused(error: grpc.RpcError) -> CellRefused:
 def _details(error: grpc.RpcError) -> "Sequence[any_pb2.Any]":
     """The rich details of a status; none when there are none or they cannot be read."""
     try:
-        status = rpc_status.from_call(error)
+        status = rpc_status.from_call(error) if isinstance(error, grpc.Call) else None
     except ValueError:  # a status whose rich form contradicts the plain one
         return ()
     return status.details if status is not None else ()

@@ -11,7 +11,7 @@ from borgcfg.render.output import Output
 Key = JobKey | TaskKey
 
 
-class KeyParam(click.ParamType):
+class KeyParam(click.ParamType):  # type: ignore[type-arg]  # generic only since click 8.5
     """``user/job``, ``user/job/index``, or both."""
 
     name = "key"
@@ -33,7 +33,7 @@ class KeyParam(click.ParamType):
             self.fail(f"{error}{both}", param, ctx)
 
 
-class DurationParam(click.ParamType):
+class DurationParam(click.ParamType):  # type: ignore[type-arg]
     """Seconds or a text with a unit, such as ``5m``; the value is seconds."""
 
     name = "duration"

@@ -30,12 +30,15 @@ UNREADY_STATES: Final = (
 )
 
 
+_SUBMITTED: Final = Standing(Verdict.WAITING, "submitted")
+
+
 @dataclass
 class Waited:
     """A job that is waited for, as last seen."""
 
     target: Target
-    standing: Standing = Standing(Verdict.WAITING, "submitted")
+    standing: Standing = _SUBMITTED
     unready: list[types_pb2.Task] = field(default_factory=list)
     changed_at_s: float = 0.0  # when the standing last changed
     reasons: list[str] = field(default_factory=list)  # why it failed

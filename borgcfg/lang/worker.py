@@ -97,6 +97,7 @@ class _Evaluation:
                     "_fault": self._stop,
                     "_emit": self._emit,
                     "config_dir": lambda: str(self._root.resolve()),
+                    "python": lambda: sys.executable,
                 }
             else:
                 text = self._library(name)
