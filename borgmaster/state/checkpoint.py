@@ -106,8 +106,8 @@ class _FormatOnly(msgspec.Struct):
     format: int = 0
 
 
-# Keys of dicts sorted: two replicas that built a dict in another order must still agree on the digest.
-_ENCODER: Final = msgspec.msgpack.Encoder(order="deterministic")
+# Dicts inside values keep their order: it comes from the entries and from decisions, which replicas share.
+_ENCODER: Final = msgspec.msgpack.Encoder()
 _DECODER: Final[msgspec.msgpack.Decoder[Chunk]] = msgspec.msgpack.Decoder(Chunk)
 
 
