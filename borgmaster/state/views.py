@@ -54,4 +54,4 @@ def why_summary(cell: CellState, key: TaskKey, now_ms: int) -> str:
             return f"{current.machine} does not answer; the task may still run there"
         case TaskState.DEAD:
             reason = (current.end_reason or "ended").lower()
-            return f"{reason}: {current.detail}" if current.detail else reason
+            return reason if current.detail in ("", reason) else f"{reason}: {current.detail}"
