@@ -24,10 +24,10 @@ from borglet.runtime import docker_labels as labels
 from borglet.runtime.cgroups import Cgroup
 from borglet.runtime.docker_engine import DockerEngine, Facts, why_unusable
 from borglet.runtime.docker_log import LogReader
+from borglet.runtime.docker_oom import OomWatch
 from borglet.runtime.docker_process import (
     belongs,
     cgroup_of,
-    has_oom_kill,
     kill_tree,
     usage_of,
     wait_until_executed,
@@ -56,6 +56,7 @@ _INIT_FAILED: Final = (
     127,
 )  # exit codes of the engine's init when it cannot run the program
 _INIT_SAYS: Final = "[FATAL tini"
+_END_WAIT_S: Final = 2
 
 
 class _Known(Struct, frozen=True):
@@ -102,17 +103,17 @@ class DockerRuntime:
             log_options={"max-size": str(log_bytes_max), "max-file": str(log_file_count)},
         )
         self._attributes: dict[str, str] = {}
-        self._lock = threading.Lock()  # guards the three below; not held while the engine is asked
+        self._lock = threading.Lock()  # guards the two below; not held while the engine is asked
         self._known: dict[ContainerId, _Known] = {}
         self._starting: set[ContainerId] = set()
-        self._oom_engine_ids: set[str] = set()  # of those in which the kernel killed for memory
+        self._ooms = OomWatch()
         self._watch = EndWatch(
             url,
             self._selector,
             timeout_s=call_timeout_s,
             has_ended=self._has_any_ended,
-            sample=self._sample_ooms,
-            on_oom=self._note_oom,
+            sample=self._ooms.sample,
+            on_oom=self._ooms.note,
         )
 
     @staticmethod
@@ -133,21 +134,22 @@ class DockerRuntime:
     def list(self) -> list_of[Container]:
         """Every container that ran; one that somebody else removed stays, as lost, until ``forget``.
 
-        One that was made but never ran is not there; unless a start is at work on it, it is cleared away.
+        One that was made but never ran is not there but cleared away. Of one that a start is at work on, this
+        says what it said before: the start will tell.
         """
         with self._lock:
             before, starting = dict(self._known), set(self._starting)
         found: dict[ContainerId, Container] = {}
         for row in self._engine.list(self._selector, all=True):
             id = self._owner(row["Labels"], (row["Names"] or [""])[0])
-            if id is not None and id not in starting:
+            if id is not None and id not in starting and not self._is_starting(id):
                 container = self._look(id, row["Id"], row["State"])
                 if container is not None:
                     found[id] = container
         with self._lock:
             for id, known in list_of(self._known.items()):
                 if id not in found:
-                    if before.get(id) is known and id not in starting:
+                    if before.get(id) is known and id not in starting | self._starting:
                         known = self._known[id] = _vanished(known)
                     found[id] = known.container
         return sorted(found.values(), key=lambda container: container.id)
@@ -178,9 +180,9 @@ class DockerRuntime:
         engine_id = self._engine_id(id)
         if engine_id is not None:
             self._engine.remove(engine_id)
+            self._ooms.forget(engine_id)
         with self._lock:
             self._known.pop(id, None)
-            self._oom_engine_ids.discard(engine_id or "")
 
     def execute(self, id: ContainerId, argv: tuple[str, ...], timeout_ms: int) -> int:
         """Run a command in it; at the timeout the command and all it started are killed."""
@@ -222,6 +224,7 @@ class DockerRuntime:
     def close(self) -> None:
         """Close the connections; the containers run on."""
         self._watch.close()
+        self._ooms.close()
         self._engine.close()
 
     def _start(self, spec: ContainerSpec) -> Container:
@@ -260,6 +263,7 @@ class DockerRuntime:
         pid = facts["State"]["Pid"]
         if belongs(pid, engine_id) and wait_until_executed(pid):
             return facts
+        self._engine.wait_end(engine_id, _END_WAIT_S)  # it learns of an end later than the kernel
         facts = self._engine.inspect(engine_id) or facts
         if not facts["State"]["Running"] and facts["State"]["ExitCode"] in _INIT_FAILED:
             said = self._engine.last_words(engine_id)
@@ -274,11 +278,10 @@ class DockerRuntime:
         if known is not None and known.engine_id != engine_id:
             known = None
         if status == _CREATED:
-            if known is None:
-                self._clear(engine_id)
-            return (
-                known.container if known else None
-            )  # known: it was started after the list was made
+            if known is not None:
+                return known.container  # it was started after the list was made
+            self._clear(engine_id)
+            return None
         if known is not None and known.is_alive == (status in _ALIVE):
             return known.container
         facts = self._engine.inspect(engine_id)
@@ -286,10 +289,12 @@ class DockerRuntime:
 
     def _remember(self, id: ContainerId, facts: Facts) -> Container:
         engine_id = facts["Id"]
-        with self._lock:
-            out_of_memory = engine_id in self._oom_engine_ids
-        container = _container(id, facts, out_of_memory=out_of_memory)
-        cgroup = cgroup_of(container.pid, engine_id)
+        alive = bool(facts["State"]["Running"])
+        cgroup = cgroup_of(facts["State"]["Pid"], engine_id) if alive else None
+        if alive:
+            self._ooms.add(engine_id, cgroup)
+        killed_for_ram = not alive and self._ooms.settle(engine_id)
+        container = _container(id, facts, killed_for_ram=killed_for_ram)
         with self._lock:
             self._known[id] = _Known(engine_id, container, cgroup)
         return container
@@ -305,6 +310,10 @@ class DockerRuntime:
         if facts["State"]["Status"] != _CREATED:
             self._remember(id, facts)
         return str(facts["Id"])
+
+    def _is_starting(self, id: ContainerId) -> bool:
+        with self._lock:
+            return id in self._starting
 
     def _owner(self, found: dict[str, str], name: str) -> ContainerId | None:
         return labels.id_in(found, cell=self._cell, machine=self._machine, name=name)
@@ -328,24 +337,13 @@ class DockerRuntime:
             alive = {known.engine_id for known in self._known.values() if known.is_alive}
         return not alive <= {row["Id"] for row in self._engine.list(self._selector, all=False)}
 
-    def _sample_ooms(self) -> None:
-        with self._lock:
-            alive = [known for known in self._known.values() if known.is_alive]
-        for known in alive:
-            if known.cgroup is not None and has_oom_kill(known.cgroup):
-                self._note_oom(known.engine_id)
 
-    def _note_oom(self, engine_id: str) -> None:
-        with self._lock:
-            self._oom_engine_ids.add(engine_id)
-
-
-def _container(id: ContainerId, facts: Facts, *, out_of_memory: bool) -> Container:
+def _container(id: ContainerId, facts: Facts, *, killed_for_ram: bool) -> Container:
     state, found = facts["State"], facts["Config"]["Labels"]
     alive = bool(state["Running"])
     exit_code = int(state["ExitCode"])
     # A program that coped with a child's death did not fail.
-    killed = exit_code != 0 and (bool(state["OOMKilled"]) or out_of_memory)
+    killed = exit_code != 0 and (bool(state["OOMKilled"]) or killed_for_ram)
     limit = labels.limit_in(found)
     limit_text = f"out of memory (limit {format_bytes(limit.ram_bytes)})"
     end = Exit(

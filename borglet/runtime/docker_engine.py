@@ -8,7 +8,7 @@ import threading
 import time
 from builtins import list as list_of  # the class has a method ``list``
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain, repeat
 from typing import Any, Final, NamedTuple
 
@@ -93,6 +93,11 @@ class DockerEngine:
         """Start a container that was made."""
         with _asking(f"start {engine_id[:12]}"), _may_lose_answer():
             self._client(self._start_timeout_s).start(engine_id)
+
+    def wait_end(self, engine_id: str, timeout_s: int) -> None:
+        """Wait until it ended, or the time is over, or the engine does not answer."""
+        with suppress(DockerException, OSError):
+            self._client().wait(engine_id, timeout=timeout_s)
 
     def signal(self, engine_id: str, signal: str) -> None:
         """Send a signal to its first process; nothing happens if it ended or is gone."""

@@ -35,15 +35,9 @@ def usage_of(cgroup: cgroups.Cgroup) -> Usage | None:
         sample = cgroup.usage()
     except OSError:
         return None
-    return Usage(sample.cpu_ns, sample.ram_bytes, max(0, sample.pids - 1))
-
-
-def has_oom_kill(cgroup: cgroups.Cgroup) -> bool:
-    """Whether the kernel killed a process of it for memory; False when it is gone."""
-    try:
-        return cgroup.oom_count().kills > 0
-    except OSError:
-        return False
+    if sample.pids == 0:  # an engine that is away has not removed the cgroup yet
+        return None
+    return Usage(sample.cpu_ns, sample.ram_bytes, sample.pids - 1)
 
 
 def wait_until_executed(init_pid: int) -> bool:
