@@ -1,5 +1,6 @@
 """Owns the difference between two job specs, field by field. Pure."""
 
+import os
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
@@ -11,6 +12,17 @@ from borgcfg.lang.diagnostics import FieldPath, path_text
 from borgcfg.render.table import paint, printable
 
 CHANGES_SHOWN_MAX: Final = 200
+VALUE_SHOWN_MAX: Final = 160
+CONTEXT: Final = 20  # shown before the place where long texts begin to differ
+_EMPTY: Final = (
+    None,
+    "",
+    0,
+    False,
+    (),
+    [],
+    {},
+)  # of a new job: what everyone has unless they say otherwise
 _STYLES: Final = {"+": "good", "-": "bad", "~": "warn"}
 _ABSENT: Any = object()
 
@@ -31,13 +43,15 @@ class Change(NamedTuple):
             case "-":
                 return f"- {self.field}: {_shown(self.old)}"
             case _:
-                return f"~ {self.field}: {_shown(self.old)} -> {_shown(self.new)}"
+                return f"~ {self.field}: {_both_shown(self.old, self.new)}"
 
 
 def changes(old: JobSpec | None, new: JobSpec) -> list[Change]:
     """What becomes different when ``new`` replaces ``old``, in the order of the fields."""
-    before = msgspec.to_builtins(old) if old is not None else {}
-    return list(_changes((), before, msgspec.to_builtins(new)))
+    after = msgspec.to_builtins(new)
+    if old is None:
+        return [change for change in _added((), after) if change.new not in _EMPTY]
+    return list(_changes((), msgspec.to_builtins(old), after))
 
 
 def diff_text(key: JobKey, found: list[Change], consequence: str, *, colour: bool) -> str:
@@ -59,20 +73,47 @@ def changes_plain(found: list[Change]) -> list[dict[str, Any]]:
     return [{"change": c.sign, "field": c.field, "old": c.old, "new": c.new} for c in found]
 
 
+def _added(path: FieldPath, new: Any) -> Iterator[Change]:
+    if isinstance(new, dict) and new:
+        for key, value in new.items():
+            yield from _added((*path, key), value)
+    else:
+        yield Change("+", path_text(path), None, new)
+
+
 def _changes(path: FieldPath, old: Any, new: Any) -> Iterator[Change]:
     if old is _ABSENT:
-        yield from ([] if new in ({}, [], None) else [Change("+", path_text(path), None, new)])
+        yield from _added(path, new)
     elif new is _ABSENT:
         yield Change("-", path_text(path), old, None)
     elif isinstance(old, dict) and isinstance(new, dict):
         for key in [*new, *(key for key in old if key not in new)]:
             yield from _changes((*path, key), old.get(key, _ABSENT), new.get(key, _ABSENT))
+    elif isinstance(old, (list, tuple)) and isinstance(new, (list, tuple)) and len(old) == len(new):
+        for position, (before, after) in enumerate(zip(old, new, strict=True)):
+            yield from _changes((*path, position), before, after)
     elif old != new:
         yield Change("~", path_text(path), old, new)
 
 
 def _shown(value: Any) -> str:
     """Values as configs write them, on one line."""
-    if value is None:
-        return "none"
-    return msgspec.json.encode(value).decode()
+    return "none" if value is None else _shortened(msgspec.json.encode(value).decode())
+
+
+def _shortened(text: str, start: int = 0) -> str:
+    """The part of a long text from a little before ``start``."""
+    if len(text) <= VALUE_SHOWN_MAX:
+        return text
+    start = max(0, start - CONTEXT)
+    end = start + VALUE_SHOWN_MAX
+    return ("..." if start else "") + text[start:end] + ("..." if end < len(text) else "")
+
+
+def _both_shown(old: Any, new: Any) -> str:
+    """Two values; of long texts, the part where they begin to differ."""
+    if not isinstance(old, str) or not isinstance(new, str):
+        return f"{_shown(old)} -> {_shown(new)}"
+    before, after = (msgspec.json.encode(text).decode() for text in (old, new))
+    start = len(os.path.commonprefix([before, after]))
+    return f"{_shortened(before, start)} -> {_shortened(after, start)}"

@@ -26,7 +26,7 @@ def show_past_events(
     """Print the latest events; the sequence up to which they go."""
     request = cell_pb2.ListEventsRequest(key=key, limit=limit)
     response = client.call(lambda stubs: stubs.cell.ListEvents, request)
-    if response.truncated:
+    if response.truncated and len(response.events) < limit:
         say("older events are no longer kept", style="dim")
     plain = [message_plain(event) for event in response.events]
     show(form, plain=plain, table=tables.events(response.events, now_ms(), absolute=absolute))
@@ -82,9 +82,11 @@ def event_line(event: cell_pb2.Event, *, colour: bool) -> str:
 def copy_logs(client: CellClient, request: cell_pb2.StreamLogsRequest) -> None:
     """Copy the output of a task to stdout, bytes as they are; says on stderr whose it is."""
     key = TaskKey(request.task.user, request.task.job, request.task.index)
+    whose = ""
     for message in client.stream(lambda stubs: stubs.cell.StreamLogs, request):
-        if message.machine:
-            say(f"{key}#{message.incarnation} on {message.machine}", style="dim")
+        if message.machine and not whose:
+            whose = f"{key}#{message.incarnation} on {message.machine}"
+            say(whose, style="dim")
         sys.stdout.buffer.write(message.data)
         sys.stdout.buffer.flush()
 

@@ -4,7 +4,7 @@ The file (``$BORGCFG_PROFILE`` or ``~/.config/borgcfg/cells.yaml``):
 
     default: local
     cells:
-      local: [127.0.0.1:7101, 127.0.0.1:7102, 127.0.0.1:7103]
+      local: {masters: [127.0.0.1:7811, 127.0.0.1:7812, 127.0.0.1:7813]}
 """
 
 import os
@@ -59,7 +59,7 @@ def _from_profile(path: Path, cell: str) -> tuple[str, ...]:
     profile = _read_profile(path)
     cells = profile.get("cells")
     if not isinstance(cells, dict) or not cells:
-        raise BadProfile(f"{path}: has no `cells:` (name: [host:port, ...])")
+        raise BadProfile(f"{path}: has no `cells:` (name: {{masters: [host:port, ...]}})")
     name = cell or str(profile.get("default") or (next(iter(cells)) if len(cells) == 1 else ""))
     if not name:
         known = ", ".join(map(str, cells))
@@ -67,7 +67,8 @@ def _from_profile(path: Path, cell: str) -> tuple[str, ...]:
     if name not in cells:
         known = ", ".join(map(str, cells))
         raise BadProfile(f"{path}: there is no cell {name!r} (there are: {known})")
-    masters = cells[name]
+    given = cells[name]
+    masters = given.get("masters") if isinstance(given, dict) else given
     text = ",".join(map(str, masters)) if isinstance(masters, list) else str(masters)
     try:
         return parse_addresses(text)

@@ -34,6 +34,7 @@ class Standing:
 
     verdict: Verdict
     line: str
+    is_over: bool = False  # the cell will not try again by itself
 
 
 def standing_of(target: Target, job: types_pb2.Job | None) -> Standing:
@@ -47,7 +48,7 @@ def standing_of(target: Target, job: types_pb2.Job | None) -> Standing:
     text = words.counts(job.counts)
     if job.version > target.version:
         line = f"was updated to version {job.version} by someone else meanwhile"
-        return Standing(Verdict.FAILED, line)
+        return Standing(Verdict.FAILED, line, is_over=True)
     if job.outdated:
         text += f", {job.outdated} on an older version"
     counts, task_count = job.counts, job.spec.task_count
@@ -56,7 +57,7 @@ def standing_of(target: Target, job: types_pb2.Job | None) -> Standing:
         return Standing(Verdict.UP, text)
     if job.ended or (is_batch and counts.dead):
         said = "gave up a task" if is_batch and counts.dead else "has ended"
-        return Standing(Verdict.FAILED, f"{said}: {text}")
+        return Standing(Verdict.FAILED, f"{said}: {text}", is_over=True)
     good = counts.running + (counts.finished if is_batch else 0)
     is_waited_for_end = is_batch and target.until_done
     if good >= task_count and not job.outdated and not is_waited_for_end:

@@ -78,7 +78,8 @@ def _say_end(job: Waited) -> None:
     for reason in job.reasons:
         say("  " + reason.replace("\n", "\n  "))
     if standing.verdict is not Verdict.UP:
-        say(f"  the cell keeps trying; see: borgcfg why {key}; borgcfg events {key}")
+        hope = "" if standing.is_over else "the cell keeps trying; "
+        say(f"  {hope}see: borgcfg why {key}; borgcfg events {key}")
 
 
 def _version(client: CellClient, key: JobKey) -> int:

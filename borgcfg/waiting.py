@@ -19,6 +19,7 @@ POLL_S_MIN: Final = 0.2
 POLL_S_MAX: Final = 1.0
 # A task that fits nowhere for so long is said to; longer than the grace that a victim has to leave its place (10 s).
 STUCK_S: Final = 15.0
+SETTLE_S: Final = 1.0  # a task that crashes at the start has done so by then
 TASKS_SHOWN_MAX: Final = 10
 TASKS_EXPLAINED_MAX: Final = 3
 UNREADY_STATES: Final = (
@@ -41,6 +42,7 @@ class Waited:
     standing: Standing = _SUBMITTED
     unready: list[types_pb2.Task] = field(default_factory=list)
     changed_at_s: float = 0.0  # when the standing last changed
+    up_at_s: float | None = None  # since when all its tasks run
     reasons: list[str] = field(default_factory=list)  # why it failed
 
 
@@ -85,8 +87,8 @@ def unready_keys(client: CellClient, key: JobKey, count_max: int) -> list[TaskKe
 def _look(client: CellClient, waited: Waited) -> None:
     target = waited.target
     job = client.job(target.key)
-    standing = standing_of(target, job)
     now_s = time.monotonic()
+    standing = _settled(waited, standing_of(target, job), job, now_s)
     if standing != waited.standing:
         waited.standing, waited.changed_at_s = standing, now_s
     if standing.verdict is Verdict.FAILED:
@@ -102,6 +104,24 @@ def _look(client: CellClient, waited: Waited) -> None:
         waited.reasons = _explanations(client, target.key)
     elif now_s - waited.changed_at_s >= STUCK_S:
         _give_up_if_stuck(client, waited)
+
+
+def _settled(
+    waited: Waited, standing: Standing, job: types_pb2.Job | None, now_s: float
+) -> Standing:
+    """The standing; a service that nothing probes is up only when it has been for a while.
+
+    Without a health check a task is RUNNING as soon as its process is, even one that ends at once.
+    """
+    if standing.verdict is not Verdict.UP or job is None:
+        waited.up_at_s = None
+        return standing
+    is_probed = job.spec.task.HasField("health") or job.spec.kind == types_pb2.JOB_KIND_BATCH
+    if waited.up_at_s is None:
+        waited.up_at_s = now_s
+    if is_probed or now_s - waited.up_at_s >= SETTLE_S:
+        return standing
+    return Standing(Verdict.WAITING, standing.line)
 
 
 def _give_up_if_stuck(client: CellClient, waited: Waited) -> None:
@@ -120,14 +140,17 @@ def _give_up_if_stuck(client: CellClient, waited: Waited) -> None:
 
 
 def _explanations(client: CellClient, key: JobKey) -> list[str]:
-    """Why the first tasks that are not ready are not, as the cell explains it."""
-    texts = []
+    """Why the first tasks that are not ready are not, as the cell explains it; equal reasons once."""
+    texts: dict[str, str] = {}
     for task in unready_keys(client, key, TASKS_EXPLAINED_MAX):
         try:
-            texts.append(reports.why_text(client.explain(task), now_ms(), colour=False).rstrip())
+            answer = client.explain(task)
         except CellRefused as error:  # gone meanwhile
-            texts.append(f"{task}: {error}")
-    return texts
+            texts[str(error)] = f"{task}: {error}"
+            continue
+        if answer.summary not in texts:
+            texts[answer.summary] = reports.why_text(answer, now_ms(), colour=False).rstrip()
+    return list(texts.values())
 
 
 def _endings(client: CellClient, key: JobKey) -> list[str]:

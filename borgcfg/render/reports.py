@@ -118,7 +118,7 @@ def submitted(response: cell_pb2.SubmitJobResponse, *, before: int, dry_run: boo
         if count
     ]
     if not response.created and response.version == before:
-        verb = "is unchanged"
+        verb = "unchanged"
     else:
         verb = "created" if response.created else "updated"
         verb = f"would be {verb}" if dry_run else verb

@@ -67,7 +67,7 @@ def tasks(rows: Sequence[types_pb2.Task], now_ms: int) -> Table:
             "MACHINE",
             "PORTS",
             "FOR",
-            "RESTARTS",
+            "FAILURES",
             "INCARNATION",
             "VERSION",
             "DETAIL",
@@ -86,7 +86,7 @@ def tasks(rows: Sequence[types_pb2.Task], now_ms: int) -> Table:
             )
             for task in rows
         ],
-        numeric=frozenset({"FOR", "RESTARTS", "INCARNATION", "VERSION"}),
+        numeric=frozenset({"FOR", "FAILURES", "INCARNATION", "VERSION"}),
         wide=frozenset({"INCARNATION", "VERSION"}),
         empty="no tasks",
         names=[_task_key(task) for task in rows],
@@ -298,6 +298,8 @@ def _cpu_share(used: int, capacity: int) -> str:
 
 
 def _byte_share(used: int, capacity: int) -> str:
+    if not used and capacity:
+        return f"0/{format_bytes(capacity)}"
     if not capacity:
         return format_bytes(used)
     left, right = format_bytes(used), format_bytes(capacity)

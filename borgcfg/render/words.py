@@ -9,6 +9,8 @@ from borgcell.v1 import cell_pb2, types_pb2
 
 from borgcfg.render.table import Styled
 
+FRESH_MS = 2_000  # a follower's copy that is not older needs no warning
+
 _STATE_STYLES = {
     TaskState.PENDING: "warn",
     TaskState.RUNNING: "good",
@@ -118,7 +120,7 @@ def counts(numbers: types_pb2.TaskCounts) -> str:
 
 def freshness(value: cell_pb2.Freshness) -> str:
     """ "" for an answer of the leader; otherwise a warning of how old it may be."""
-    if value.leader:
+    if value.leader or 0 <= value.age_ms <= FRESH_MS:
         return ""
     if value.age_ms < 0:
         return f"answered by {value.replica}, which does not know how old its copy is"
