@@ -1,5 +1,6 @@
 """Owns how a call is run: refusals become statuses, and what only the leader can do goes to the leader."""
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
@@ -20,6 +21,8 @@ FORWARDED_KEY: Final = (
     "borg-forwarded-by"  # set on forwarded calls, so that they are forwarded once only
 )
 FORWARD_TIMEOUT_S: Final = 20.0
+CATCH_UP_MS_MAX: Final = 1_000  # a replica that lags more answers late reads as stale as it is
+CATCH_UP_POLL_S: Final = 0.005
 MESSAGE_BYTES_MAX: Final = 8 << 20  # a spec has at most 4 MiB; answers are paged
 CHANNEL_OPTIONS: Final = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
@@ -118,7 +121,18 @@ class Calls:
             await context.abort(
                 error.code(), error.details() or "", tuple(error.trailing_metadata() or ())
             )
+        await self._catch_up(response)
         return response
+
+    async def _catch_up(self, response: Message) -> None:
+        """Wait until this replica has applied what was just written through it: its clients read their writes."""
+        index = getattr(response, "index", 0)
+        deadline_ms = self.clock.mono_ms() + CATCH_UP_MS_MAX
+        while (
+            index > self.replica.read(lambda cell: cell.applied_index)
+            and self.clock.mono_ms() < deadline_ms
+        ):
+            await asyncio.sleep(CATCH_UP_POLL_S)
 
     def _channel(self, address: str) -> grpc.aio.Channel:
         if address not in self._channels:

@@ -166,6 +166,18 @@ class LocalCell:
             f"every task of {spec.key} is dead",
         )
 
+    def kill_all(self) -> None:
+        """Kill every job that is left and wait until no task is on a machine."""
+        request = cell_pb2.ListJobsRequest()
+        for job in self.ask(lambda stub: stub.ListJobs(request, timeout=10)).jobs:
+            key = cell_pb2.JobKey(user=job.spec.user, name=job.spec.name)
+            kill = cell_pb2.KillJobRequest(job=key)
+            self.ask(lambda stub, kill=kill: stub.KillJob(kill, timeout=10))
+        self.wait(lambda: self._placed() == 0, "no task is on a machine")
+
+    def _placed(self) -> int:
+        return sum(band.placed for band in self.status().bands)
+
     def tasks(self, spec: JobSpec) -> list[types_pb2.Task]:
         """The tasks of a job by index."""
         request = cell_pb2.ListTasksRequest(job=convert.job_key_to_wire(spec.key))
@@ -175,6 +187,16 @@ class LocalCell:
         """One task by ``user/job/index``."""
         request = cell_pb2.GetTaskRequest(task=convert.task_key_to_wire(TaskKey.parse(key)))
         return self.ask(lambda stub: stub.GetTask(request, timeout=5)).task
+
+    def pending_reason(self, key: str) -> str:
+        """Why a task is pending, as the leader says in its lists."""
+        leader = next((replica for replica in self.status().replicas if replica.leader), None)
+        if leader is None:
+            return ""
+        request = cell_pb2.GetTaskRequest(task=convert.task_key_to_wire(TaskKey.parse(key)))
+        with grpc.insecure_channel(leader.address) as channel:
+            stub = cell_pb2_grpc.CellServiceStub(channel)
+            return stub.GetTask(request, timeout=5).task.pending_reason
 
     def events(self, key: str = "") -> list[cell_pb2.Event]:
         """The history of a task, job or machine."""
