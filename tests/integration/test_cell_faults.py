@@ -10,7 +10,9 @@ import uuid
 
 import grpc
 import pytest
-from borgcell.v1 import cell_pb2, types_pb2
+from borgcell import convert
+from borgcell.specs import normalize
+from borgcell.v1 import cell_pb2, cell_pb2_grpc, types_pb2
 
 from tests.helpers.copies import live_copies, live_pids
 from tests.helpers.local_cell import LocalCell, local_cell
@@ -18,7 +20,7 @@ from tests.helpers.specs import a_batch, a_service, a_sleeper
 
 pytestmark = [pytest.mark.cell, pytest.mark.root]
 
-UNREACHABLE_MS, LOST_MS = 3_000, 3_000
+UNREACHABLE_MS, LOST_MS = 3_000, 7_000
 
 
 @pytest.fixture(scope="module")
@@ -92,11 +94,7 @@ def test_tasks_go_on_without_any_master_and_are_adopted_by_the_next(cell):
 def test_a_killed_borglet_adopts_its_tasks_and_knows_how_those_ended_that_ended_meanwhile(cell):
     stays = a_service("adopt", task_count=3)
     # ends while its Borglet is away: exit code 9 must still be known
-    ends = a_batch(
-        "ends",
-        "while [ ! -e /proc/$PPID/none ] && [ $(cut -d. -f1 /proc/uptime) -lt %d ]; do sleep 0.1; done; exit 9"
-        % (int(float(open("/proc/uptime").read().split()[0])) + 12),
-    )
+    ends = a_batch("ends", "sleep 3; exit 9")
     cell.submit(stays)
     cell.submit(ends)
     cell.wait_running(stays)
@@ -111,8 +109,7 @@ def test_a_killed_borglet_adopts_its_tasks_and_knows_how_those_ended_that_ended_
         "the end is reported",
     )
     task = cell.task("ann/ends/0")
-    # a slow machine may have been given up meanwhile; then the next incarnation ended the same way
-    assert task.current.exit_code == 9, task
+    assert (task.current.number, task.current.exit_code) == (1, 9), task
     cell.wait_running(stays)
     assert incarnations(cell, stays) == before
     assert live_pids("test", "ann/adopt") == pids
@@ -125,7 +122,7 @@ def test_a_killed_task_comes_back_as_a_new_incarnation_and_history_says_why(cell
     (task,) = cell.wait_running(spec)
     for pid in live_pids("test", "ann/killed"):
         os.kill(pid, signal.SIGKILL)
-    cell.wait(lambda: cell.task("ann/killed/0").current.number == 1, "the next incarnation")
+    cell.wait(lambda: cell.task("ann/killed/0").current.number == 2, "the next incarnation")
     finished = cell.task("ann/killed/0").finished[-1]
     assert finished.end_reason == types_pb2.END_REASON_FAILED
     assert finished.exit_code == 128 + signal.SIGKILL
@@ -151,7 +148,7 @@ def test_tasks_of_a_cut_off_machine_run_elsewhere_and_the_old_copies_die_on_its_
             "all tasks run elsewhere",
         )
         # the situation this test is about: two live copies of a task
-        assert {(0, 0), (0, 1)} <= live_copies("test", "ann/cut")
+        assert {(0, 1), (0, 2)} <= live_copies("test", "ann/cut")
     finally:
         cell.kill(f"borglet-{victim}", signal.SIGCONT)
     cell.wait(lambda: len(live_copies("test", "ann/cut")) == 3, "the old copies are gone")
@@ -177,7 +174,7 @@ def test_a_borglet_of_another_cell_is_turned_away_with_a_clear_error(cell, tmp_p
 
 def test_an_unreachable_cell_is_exit_code_3_with_the_addresses_tried():
     done = subprocess.run(
-        [sys.executable, "-m", "borgcfg.cli", "--masters", "127.0.0.1:9,127.0.0.1:10", "status"],
+        [sys.executable, "-m", "borgcfg.cli", "status", "--masters", "127.0.0.1:9,127.0.0.1:10"],
         capture_output=True,
         text=True,
         timeout=120,
@@ -199,16 +196,7 @@ def test_a_full_disk_stops_the_replica_with_a_clear_message_and_space_lets_it_co
     try:
         cell.start("borgmaster-m1")
         cell.wait(lambda: cell.leader() == "m1", "a leader")
-        acknowledged = []
-        with pytest.raises(grpc.RpcError):
-            for n in range(200):
-                spec = a_sleeper(f"j{n}", labels={f"k{i}": "x" * 250 for i in range(60)})
-                request = cell_pb2.SubmitJobRequest(spec=_wire(spec))
-                with grpc.insecure_channel(cell.layout.api_addresses[0]) as channel:
-                    from borgcell.v1 import cell_pb2_grpc
-
-                    cell_pb2_grpc.CellServiceStub(channel).SubmitJob(request, timeout=10)
-                acknowledged.append(spec.key.name)
+        acknowledged = fill(cell)
         assert cell.processes["borgmaster-m1"].wait(30) == 74
         assert "No space left on device" in cell.output("borgmaster-m1")
         subprocess.run(["mount", "-o", "remount,size=64m", str(state)], check=True)
@@ -224,8 +212,17 @@ def test_a_full_disk_stops_the_replica_with_a_clear_message_and_space_lets_it_co
         subprocess.run(["umount", str(state)], check=True)
 
 
-def _wire(spec):
-    from borgcell import convert
-    from borgcell.specs import normalize
-
-    return convert.job_spec_to_wire(normalize(spec))
+def fill(cell) -> list[str]:
+    """Submit large jobs until the replica fails; the names of those that were acknowledged."""
+    acknowledged = []
+    with grpc.insecure_channel(cell.layout.api_addresses[0]) as channel:
+        stub = cell_pb2_grpc.CellServiceStub(channel)
+        for n in range(200):
+            spec = a_sleeper(f"j{n}", labels={f"k{i}": "x" * 250 for i in range(60)})
+            request = cell_pb2.SubmitJobRequest(spec=convert.job_spec_to_wire(normalize(spec)))
+            try:
+                stub.SubmitJob(request, timeout=10)
+            except grpc.RpcError:
+                return acknowledged
+            acknowledged.append(spec.name)
+    raise AssertionError("200 large jobs fitted a disk of 1 MiB")
