@@ -11,7 +11,7 @@ READY := $(VENV)/.ready
 $(READY): pyproject.toml uv.lock $(wildcard proto/borgcell/v1/*.proto) proto/generate.py
 	@command -v uv >/dev/null || python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore uv
 	@uv sync --quiet --frozen --all-extras || python3 -m uv sync --quiet --frozen --all-extras
-	@$(PY) proto/generate.py
+	@$(PY) proto/generate.py 2>/dev/null
 	@touch $@
 
 setup: $(READY) ## install the locked dependencies into .venv and generate the protobuf code

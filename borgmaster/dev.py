@@ -75,8 +75,15 @@ class Layout(Struct, frozen=True):
                 *("--cpu", self.cpu, "--ram", self.ram, "--disk", "10GiB"),
                 *("--attribute", f"rack=rack{n}", "--runtime", self.runtimes),
                 "--stop-tasks-on-exit",
+                *(part for path in _visible() for part in ("--visible", path)),
             ]
         return commands
+
+
+def _visible() -> list[str]:
+    """What the tasks of a local cell should see even where it lies in /tmp: this Python, our code, the caller's files."""
+    wanted = {Path(sys.prefix), Path(__file__).resolve().parent.parent, Path.cwd()}
+    return sorted(str(path) for path in wanted if Path("/tmp") in path.parents)
 
 
 class Supervisor:
