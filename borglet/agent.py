@@ -142,7 +142,7 @@ class Agent:
         finally:
             await self._prober.close()
             await self._deeds.close()
-            self._hands.close()
+            await self._hands.close()
 
     async def stop_tasks(self, timeout_s: float) -> bool:
         """Stop all containers and forget them; whether all were gone in time. ``run`` must be running."""

@@ -15,7 +15,7 @@ from borglet.values import Desired
 STARTERS: Final = 4
 OTHERS: Final = 4
 PROBERS: Final = 8
-WAIT_CHANGE_MS: Final = 1_000
+WAIT_CHANGE_MS: Final = 500  # as long may the end of the agent take
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -77,10 +77,12 @@ class Hands:
         """Wait a while for a container of the runtime to end."""
         return await _run(self._waiters, self.runtimes[kind].wait_change, WAIT_CHANGE_MS)
 
-    def close(self) -> None:
-        """Take no new work; what runs in a runtime goes on there."""
-        for pool in (self._starters, self._others, self._probers, self._waiters, self._listers):
+    async def close(self) -> None:
+        """Take no new work; what runs in a runtime goes on there. No thread waits in ``wait_change`` any more."""
+        for pool in (self._starters, self._others, self._probers, self._listers):
             pool.shutdown(wait=False, cancel_futures=True)
+        # a waiter left behind would eat the news meant for the next agent, or wait on what ``close`` of a runtime shut
+        await asyncio.to_thread(self._waiters.shutdown, cancel_futures=True)
 
 
 async def _run(
