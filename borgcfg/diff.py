@@ -1,6 +1,5 @@
 """Owns the difference between two job specs, field by field. Pure."""
 
-import os
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
@@ -14,7 +13,7 @@ from borgcfg.render.table import paint, printable
 CHANGES_SHOWN_MAX: Final = 200
 VALUE_SHOWN_MAX: Final = 160
 CONTEXT: Final = 20  # shown before the place where long texts begin to differ
-_EMPTY: Final = (
+_EMPTY: Final[tuple[Any, ...]] = (
     None,
     "",
     0,
@@ -115,5 +114,6 @@ def _both_shown(old: Any, new: Any) -> str:
     if not isinstance(old, str) or not isinstance(new, str):
         return f"{_shown(old)} -> {_shown(new)}"
     before, after = (msgspec.json.encode(text).decode() for text in (old, new))
-    start = len(os.path.commonprefix([before, after]))
+    differing = (i for i, (b, a) in enumerate(zip(before, after, strict=False)) if b != a)
+    start = next(differing, min(len(before), len(after)))
     return f"{_shortened(before, start)} -> {_shortened(after, start)}"

@@ -83,8 +83,11 @@ class SchedulerClient:
         self._cover(delta)
         child = self._child
         if child is not None and self._ready.is_set():
-            with contextlib.suppress(SchedulerUnavailable):  # its successor asks the source
+            try:
                 await self._send_picture(child, delta)
+            except SchedulerUnavailable:
+                self._given = delta  # for its successor
+                self._wanted.set()
             return
         self._given = delta
         self._wanted.set()

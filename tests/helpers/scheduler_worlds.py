@@ -1,6 +1,6 @@
 """Builders of scheduler rows, and hypothesis strategies of small, crowded worlds."""
 
-from borgcell.resources import GIB, Resources
+from borgcell.resources import GIB, Resources, fits
 from borgcell.specs import Constraint, Op
 from borgcell.types import TaskKey
 from hypothesis import strategies as st
@@ -134,3 +134,36 @@ def worlds(draw):
             waits = draw(st.sampled_from((0, 0, 0, 0, 5_000)))
             pending.append(PendingRow(key, 1, shape, draw(st.integers(0, 3)), waits))
     return machines, placed, pending
+
+
+@st.composite
+def crowded_worlds(draw):
+    """One or two large machines, packed with small low tasks, and larger, higher ones that want in."""
+    names = tuple(f"m{number}" for number in range(draw(st.integers(1, 2))))
+    free = dict.fromkeys(names, room(8, 8, 8, 4))
+    machines = [a_machine(name, capacity) for name, capacity in free.items()]
+    placed = []
+    for number in range(draw(st.integers(2, 14))):
+        held = room(draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.integers(0, 3)))
+        machine = draw(st.sampled_from(names))
+        priority = draw(st.sampled_from((0, 10, 50, 100, 110)))
+        stopping = draw(st.integers(0, 5)) == 0
+        if fits(held, free[machine]):
+            key = TaskKey("bob", "low", number)
+            placed.append(PlacedRow(key, 1, machine, held, priority, stopping))
+            free[machine] -= held
+    pending = []
+    for number in range(draw(st.integers(1, 3))):
+        shape = Shape(
+            limit=room(draw(st.integers(1, 6)), draw(st.integers(1, 6))),
+            priority=draw(st.sampled_from((0, 100, 200, 210))),
+            max_per_machine=draw(st.sampled_from((0, 0, 1, 2))),
+        )
+        pending.extend(
+            PendingRow(TaskKey("ann", f"job{number}", index), 1, shape)
+            for index in range(draw(st.integers(1, 4)))
+        )
+    return machines, placed, pending
+
+
+any_worlds = st.one_of(worlds(), crowded_worlds())

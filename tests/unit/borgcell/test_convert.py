@@ -37,7 +37,10 @@ def a_full_spec() -> JobSpec:
             priority=200,
             task_count=5,
             overrides={3: other, 1: other},
-            constraints=(Constraint("arch", Op.EQUAL, "x86_64"), Constraint("ssd", Op.PRESENT, soft=True)),
+            constraints=(
+                Constraint("arch", Op.EQUAL, "x86_64"),
+                Constraint("ssd", Op.PRESENT, soft=True),
+            ),
             max_per_machine=2,
             max_per_rack=3,
             max_failures=7,
@@ -81,7 +84,9 @@ def test_an_unknown_kind_is_an_error_with_the_field():
 def test_an_index_overridden_twice_is_an_error_with_the_field():
     message = convert.job_spec_to_wire(a_full_spec())
     message.overrides[1].index = message.overrides[0].index
-    with pytest.raises(convert.WireError, match=r"overrides\[1\].index: task 1 is overridden twice"):
+    with pytest.raises(
+        convert.WireError, match=r"overrides\[1\].index: task 1 is overridden twice"
+    ):
         convert.job_spec_from_wire(message)
 
 
