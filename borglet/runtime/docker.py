@@ -57,6 +57,8 @@ _INIT_FAILED: Final = (
 )  # exit codes of the engine's init when it cannot run the program
 _INIT_SAYS: Final = "[FATAL tini"
 _END_WAIT_S: Final = 2
+_MADE_LOOKS: Final = 20
+_MADE_LOOK_S: Final = 0.1
 
 
 class _Known(Struct, frozen=True):
@@ -241,12 +243,19 @@ class DockerRuntime:
         name = labels.container_name(self._cell, self._machine, spec.id)
         wanted = labels.labels_of(self._cell, self._machine, spec)
         self._engine.create(spec, name=name, labels=wanted)
-        facts = self._engine.inspect(name)
-        if facts is None:
-            raise RuntimeFailed(f"the Docker Engine did not make {name} in time", permanent=False)
+        facts = self._await_made(name)
         if self._owner(facts["Config"]["Labels"], facts["Name"]) != spec.id:
             raise RuntimeFailed(f"the name {name} is taken by a container that is not of this cell")
         return facts
+
+    def _await_made(self, name: str) -> Facts:
+        """What the engine says about a container; it has the name in use a moment before it knows it."""
+        for _ in range(_MADE_LOOKS):
+            facts = self._engine.inspect(name)
+            if facts is not None:
+                return facts
+            time.sleep(_MADE_LOOK_S)
+        raise RuntimeFailed(f"the Docker Engine did not make {name} in time", permanent=False)
 
     def _run(self, spec: ContainerSpec, engine_id: str) -> Facts:
         """Start it and see its program run; what the engine says then."""

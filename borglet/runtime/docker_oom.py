@@ -72,11 +72,11 @@ class _Watched:
         self._cgroup = cgroup
         self._counter = _register(cgroup) if isinstance(cgroup, CgroupV1) else None
         self._signals = 0
+        self._had_killed = self._counts_kill()  # before the kernel counted for us
 
     def has_killed(self) -> bool:
-        with contextlib.suppress(OSError):
-            if self._cgroup.oom_count().kills:
-                return True
+        if self._had_killed or self._counts_kill():
+            return True
         if self._counter is not None:
             with contextlib.suppress(BlockingIOError):
                 self._signals += os.eventfd_read(self._counter)
@@ -85,6 +85,12 @@ class _Watched:
     def close(self) -> None:
         if self._counter is not None:
             os.close(self._counter)
+
+    def _counts_kill(self) -> bool:
+        try:
+            return self._cgroup.oom_count().kills > 0
+        except OSError:
+            return False
 
 
 def _register(cgroup: CgroupV1) -> int | None:

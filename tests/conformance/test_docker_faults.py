@@ -70,6 +70,19 @@ def start_as_the_agent_does(bench, spec):
     raise AssertionError(f"{spec.id} does not start")
 
 
+def test_a_start_whose_answer_was_lost_goes_on_when_the_engine_wakes(engine, bench):
+    """The engine sleeps through the time-out of the first call, and wakes during the next."""
+    engine.freeze()
+    waker = threading.Timer(3, engine.thaw)
+    waker.start()
+    try:
+        started = bench.run("sleep", "99")
+    finally:
+        waker.join()
+    assert started.state is ALIVE
+    assert len(bench.engine_ids()) == 2, "that one and the fixture's"
+
+
 def test_a_start_given_up_while_the_engine_hung_leaves_nothing(engine, bench):
     """The engine makes the container when it wakes; nobody wants it any more."""
     engine.freeze()
@@ -106,7 +119,7 @@ def test_an_end_while_the_engine_was_down_wakes_the_waiting_borglet(engine, benc
     waiter.start()
     engine.kill()
     engine.start()
-    waiter.join()
+    waiter.join(timeout=15)
     assert woken == [True]
 
 
@@ -142,6 +155,23 @@ def test_a_follower_of_a_log_misses_and_repeats_nothing_over_a_restart_of_the_en
     follower.join(timeout=60)
     assert followed == list(range(1, 61))
     assert len(log_of(bench.runtime, started.id)) == 60
+
+
+def test_a_log_cut_short_by_the_engines_death_is_not_taken_for_all_of_it(engine):
+    with make_docker(engine.url, log_bytes_max=10 << 20) as bench:
+        line = "x" * 99
+        started = bench.run(*sh(f"yes {line} | head -n 40000"))
+        wait_ended(bench.runtime, started.id)
+        pieces = bench.runtime.read_log(
+            started.id, tail_lines=0, follow=False, is_cancelled=lambda: False
+        )
+        next(pieces)
+        engine.kill()
+        try:
+            with pytest.raises(RuntimeFailed):
+                list(pieces)
+        finally:
+            engine.start()
 
 
 def test_a_log_cannot_be_read_from_a_dead_engine_and_says_so(engine, bench):
