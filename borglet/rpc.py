@@ -8,9 +8,9 @@ from typing import Final
 
 import grpc
 from borgcell.v1 import borglet_pb2, borglet_pb2_grpc, cell_pb2
-from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
-from grpc_health.v1.health import aio as health_aio  # type: ignore[import-untyped]
-from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+from grpc_reflection.v1alpha import reflection
 
 from borglet import logstream, wire
 from borglet.agent import Agent

@@ -98,7 +98,10 @@ class RuntimeFailed(Exception):
 class Runtime(Protocol):
     """Runs containers of one cell on one machine."""
 
-    kind: RuntimeKind
+    @property
+    def kind(self) -> RuntimeKind:
+        """NATIVE or DOCKER."""
+        ...
 
     def attributes(self) -> dict[str, str]:
         """What it tells the cell about itself: ``runtime.<kind>`` and what it can and cannot isolate."""
