@@ -146,7 +146,7 @@ remove_leftovers() {
     done
     # the kernel lets go of a dead container's cgroup with a delay
     for ((n = 0; n < 50; n++)); do
-        find /sys/fs/cgroup -depth -type d -path "*/$cgroup*" -exec rmdir {} + 2>/dev/null || true
+        find /sys/fs/cgroup -depth -type d \( -name "$cgroup" -o -path "*/$cgroup/*" \) -exec rmdir {} + 2>/dev/null || true
         [ -z "$(find /sys/fs/cgroup -type d -name "$cgroup" 2>/dev/null)" ] && break
         sleep 0.1
     done
