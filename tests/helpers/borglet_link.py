@@ -176,6 +176,12 @@ def end_of(report):
     return borglet_pb2.EndKind.Name(report.end).removeprefix("END_KIND_")
 
 
+def remembered(path):
+    """The records on disk of a Borglet that has gone."""
+    with contextlib.closing(StateDir(path)) as state_dir:
+        return state_dir.load(PLACE.cell, PLACE.machine).records
+
+
 def run(coroutine):
     """Run a test's coroutine with a limit."""
 

@@ -7,10 +7,9 @@ import pytest
 from borgcell.types import RuntimeKind
 from borgcell.v1 import borglet_pb2
 
-from borglet.memory import StateDir
 from borglet.plan import Retention
 from borglet.runtime.fake import FakeRuntime, Script
-from tests.helpers.borglet_link import LinkEnded, a_borglet, end_of, fake_machine, run
+from tests.helpers.borglet_link import LinkEnded, a_borglet, end_of, fake_machine, remembered, run
 from tests.helpers.borglet_values import GIB, a_desired, an_id
 
 
@@ -202,7 +201,7 @@ def test_an_end_is_in_every_full_report_until_it_is_acknowledged_and_then_releas
                     await asyncio.sleep(0.01)
             async with borglet.master(term=5) as master:
                 assert not (await master.poll()).tasks
-        assert StateDir(tmp_path).load("paris", "m1").records == ()
+        assert remembered(tmp_path) == ()
 
     run(scenario())
 
