@@ -77,6 +77,7 @@ class Link:
         self.trouble = ""  # why the machine cannot be reached; "" while it can
         self._context = context
         self._changed = asyncio.Event()
+        self._writing = asyncio.Lock()
         self._revision = 0
         self._sequence = 0
         self._acknowledged: set[tuple[TaskKey, int]] = set()
@@ -125,7 +126,7 @@ class Link:
             cell=context.cell, machine=self.machine, term=context.term, leader=context.leader
         )
         try:
-            await stream.write(borglet_pb2.LinkRequest(hello=hello))
+            await self._send(stream, borglet_pb2.LinkRequest(hello=hello))
             await self._poll(stream)
             await self._take(await self._receive(stream), first=True)
             self.trouble = ""
@@ -150,10 +151,14 @@ class Link:
             await self._changed.wait()
             await self._assign(stream)
 
+    async def _send(self, stream: Stream, request: borglet_pb2.LinkRequest) -> None:
+        async with self._writing:  # gRPC allows one write at a time on a stream
+            await stream.write(request)
+
     async def _poll(self, stream: Stream) -> None:
         self._sequence += 1
         poll = borglet_pb2.Poll(sequence=self._sequence, hold_ms=POLL_HOLD_MS)
-        await stream.write(borglet_pb2.LinkRequest(poll=poll))
+        await self._send(stream, borglet_pb2.LinkRequest(poll=poll))
 
     async def _receive(self, stream: Stream) -> borglet_pb2.Report:
         response = await asyncio.wait_for(stream.read(), REPLY_TIMEOUT_S)
@@ -180,7 +185,7 @@ class Link:
             acknowledged=[wire.incarnation_message(*one) for one in sorted(self._acknowledged)],
         )
         self._acknowledged.clear()
-        await stream.write(borglet_pb2.LinkRequest(assignment=assignment))
+        await self._send(stream, borglet_pb2.LinkRequest(assignment=assignment))
 
     def _desired(self, cell: CellState) -> list[borglet_pb2.DesiredTask]:
         return [wire.desired_task(task, spec) for task, spec in desired_tasks(cell, self.machine)]

@@ -22,6 +22,10 @@ pytestmark = [pytest.mark.cell, pytest.mark.root]
 def cell(tmp_path_factory):
     with local_cell(tmp_path_factory.mktemp("cell"), 17_800) as cell:
         yield cell
+        # nothing was killed here, so no link may have broken (two writes at once on a stream did it)
+        assert [cell.output(f"borglet-machine{n}").count("link_opened") for n in (1, 2, 3)] == [
+            1
+        ] * 3
 
 
 @pytest.fixture(autouse=True)
