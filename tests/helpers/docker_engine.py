@@ -68,14 +68,13 @@ def _is_running(pid: int) -> bool:
 @contextmanager
 def private_engine() -> Iterator[Engine]:
     """An engine of one's own, gone afterwards."""
-    # short: a socket's path has 108 characters at most
-    with tempfile.TemporaryDirectory(prefix="borg-e-", dir="/var/tmp") as parent:
-        engine = Engine(Path(parent) / "d")
-        try:
-            engine.start()
-            yield engine
-        finally:
-            engine.stop()
+    # short: a socket's path has 108 characters at most; ``stop`` removes it
+    engine = Engine(Path(tempfile.mkdtemp(prefix="borg-e-", dir="/var/tmp")))
+    try:
+        engine.start()
+        yield engine
+    finally:
+        engine.stop()
 
 
 @cache
