@@ -1,7 +1,7 @@
 """Owns noticing that the kernel killed for memory in a Docker container.
 
-The engine asks the kernel only after it was told of an event, and misses it when the container's cgroup is gone by
-then (seen about once in 250 under load). On cgroup v1 we have the kernel count for us: it adds one to an eventfd for
+The engine was seen to miss one, once in a few hundred runs; the likely cause is that it looks at the cgroup only
+after it was told, and the cgroup may be gone by then. On cgroup v1 we have the kernel count for us: it adds one to an eventfd for
 each time the limit was hit in vain, and one more when the cgroup goes. On v2 there is only the counter while it lives.
 """
 
