@@ -4,12 +4,11 @@ No columns, no classes, no caches: one task against one machine at a time, by th
 machine uses too. It shares no code with the fast form but the values.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from borgcell.priority import BAND_RANKS, band_of, is_prod, may_preempt
 from borgcell.resources import ZERO, Resources, fits, lacking, total
 from borgcell.types import JobKey, TaskKey
-from msgspec import Struct, field
 from msgspec.structs import replace
 
 from scheduler.model import RACK_ATTRIBUTE, MachineRow, PendingRow, PlacedRow, Shape
@@ -18,37 +17,42 @@ from scheduler.scoring import Weights
 REASONS = {"cpu_milli": "cpu", "ram_bytes": "ram", "disk_bytes": "disk", "ports": "ports"}
 
 
-class World(Struct):
-    """A cell as plain values: machines by name, placed tasks by key."""
+class World:
+    """A cell as plain values: machines by name, placed tasks by key, and the same tasks by machine and by job."""
 
-    machines: dict[str, MachineRow]
-    placed: dict[TaskKey, PlacedRow]
-    evicted: set[TaskKey] = field(default_factory=set)  # in this pass
+    def __init__(self, machines: dict[str, MachineRow], placed: dict[TaskKey, PlacedRow]) -> None:
+        self.machines = machines
+        self.placed: dict[TaskKey, PlacedRow] = {}
+        self.evicted: set[TaskKey] = set()  # in this pass
+        self._by_machine: dict[str, dict[TaskKey, PlacedRow]] = {}
+        self._by_job: dict[JobKey, dict[TaskKey, PlacedRow]] = {}
+        for row in placed.values():
+            self._put(row)
 
-    def tasks_on(self, machine: str) -> Iterator[PlacedRow]:
-        """The tasks that hold room on a machine."""
-        return (row for row in self.placed.values() if row.machine == machine)
+    def tasks_on(self, machine: str) -> Iterable[PlacedRow]:
+        """The tasks that are on a machine."""
+        return self._by_machine.get(machine, {}).values()
 
     def siblings(self, job: JobKey) -> list[PlacedRow]:
         """The tasks of a job that count for its spread: those with room, and those evicted in this pass."""
         return [
             row
-            for row in self.placed.values()
-            if row.key.job_key == job and (row.held != ZERO or row.key in self.evicted)
+            for row in self._by_job.get(job, {}).values()
+            if row.held != ZERO or row.key in self.evicted
         ]
 
     def place(self, pending: PendingRow, machine: str, victims: Iterable[TaskKey] = ()) -> None:
         """Do as the state machine does: victims stop and hold nothing, the task holds its limit."""
         for key in victims:
             self.evicted.add(key)
-            self.placed[key] = replace(self.placed[key], held=ZERO, stopping=True)
-        self.placed[pending.key] = PlacedRow(
-            pending.key,
-            pending.incarnation,
-            machine,
-            pending.shape.limit,
-            pending.shape.priority,
-        )
+            self._put(replace(self.placed[key], held=ZERO, stopping=True))
+        shape = pending.shape
+        self._put(PlacedRow(pending.key, pending.incarnation, machine, shape.limit, shape.priority))
+
+    def _put(self, row: PlacedRow) -> None:
+        self.placed[row.key] = row
+        self._by_machine.setdefault(row.machine, {})[row.key] = row
+        self._by_job.setdefault(row.key.job_key, {})[row.key] = row
 
 
 def rack_of(machine: MachineRow) -> tuple[str, str]:
@@ -92,18 +96,23 @@ def first_failure(
     free = free_on(world, machine, leaving)
     if not fits(shape.limit, free):
         return REASONS[lacking(shape.limit, free)[0]], ""
-    siblings = world.siblings(job)
-    here = sum(one.machine == machine for one in siblings)
-    if shape.max_per_machine and here >= shape.max_per_machine:
+    if shape.max_per_machine and _count_here(world, job, row) >= shape.max_per_machine:
         return "max_per_machine", ""
-    in_rack = sum(_in_rack(world, one, rack_of(row)) for one in siblings)
-    if shape.max_per_rack and in_rack >= shape.max_per_rack:
+    if shape.max_per_rack and _count_in_rack(world, job, row) >= shape.max_per_rack:
         return "max_per_rack", ""
     return None
 
 
-def _in_rack(world: World, row: PlacedRow, rack: tuple[str, str]) -> bool:
-    return row.machine in world.machines and rack_of(world.machines[row.machine]) == rack
+def _count_here(world: World, job: JobKey, machine: MachineRow) -> int:
+    return sum(row.machine == machine.name for row in world.siblings(job))
+
+
+def _count_in_rack(world: World, job: JobKey, machine: MachineRow) -> int:
+    return sum(
+        rack_of(world.machines[row.machine]) == rack_of(machine)
+        for row in world.siblings(job)
+        if row.machine in world.machines
+    )
 
 
 def feasible(world: World, job: JobKey, shape: Shape, *, evicting: bool) -> list[str]:
@@ -157,16 +166,13 @@ def score(world: World, job: JobKey, shape: Shape, machine: str, weights: Weight
     own = is_prod(shape.priority)
     lean = (held[not own] - held[own]) / capacity.cpu_milli if capacity.cpu_milli else 0.0
     soft = [one.holds(row.attributes) for one in shape.constraints if one.soft]
-    siblings = world.siblings(job)
-    here = sum(one.machine == machine for one in siblings)
-    in_rack = sum(_in_rack(world, one, rack_of(row)) for one in siblings)
     return (
         -weights.stranded * (_stranded(after) - _stranded(before))
         + weights.fit * (1 - (after[0] + after[1]) / 2)
         + weights.mix * max(lean, 0.0)
         + weights.soft * (sum(soft) / len(soft) if soft else 0.0)
-        - weights.spread_machine * here
-        - weights.spread_rack * in_rack
+        - weights.spread_machine * _count_here(world, job, row)
+        - weights.spread_rack * _count_in_rack(world, job, row)
     )
 
 
@@ -199,7 +205,7 @@ def plan(
 ) -> list[tuple[TaskKey, str, tuple[TaskKey, ...]]]:
     """Place tasks one by one, highest priority first: (task, machine, victims). Changes ``world``.
 
-    Users take no turns here; cost: tasks x machines x placed tasks.
+    Users take no turns here; cost: tasks x machines x tasks per machine.
     """
     placements = []
     for row in sorted(pending, key=lambda row: (-row.shape.priority, row.submitted_at_ms, row.key)):
