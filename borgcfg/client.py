@@ -239,7 +239,8 @@ class _Tries:
         """Wait until the next try. Raises CellRefused when there should be none, CellUnreachable when it is too late."""
         if error.code() not in RETRIED and not _asks_to_retry(error):
             raise _refused(error) from error
-        self._tried[address] = f"{error.code().name.lower()}: {error.details() or 'no details'}"
+        said = (error.details() or "no details").rpartition("last error: ")[2]
+        self._tried[address] = f"{error.code().name.lower()}: {said}"
         self._failed_count += 1
         rounds, position = divmod(self._failed_count, self._replica_count)
         wait_s = 0.0

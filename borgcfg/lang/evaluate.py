@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from borgcfg.lang.diagnostics import BadConfig, Diagnostic, FieldPath, Place, bad_config, path_text
 from borgcfg.lang.limits import (
-    CPU_SECONDS_MAX,
+    CPU_SECONDS_MORE,
     EVALUATE_SECONDS_MAX,
     MEMORY_BYTES_MAX,
     WALL_SECONDS_MAX,
@@ -38,9 +38,18 @@ class Evaluation:
     prints: list[str] = field(default_factory=list)
 
 
-def evaluate_starlark(path: Path, shown: str) -> Evaluation:
+def evaluate_starlark(
+    path: Path, shown: str, seconds_max: int = EVALUATE_SECONDS_MAX
+) -> Evaluation:
     """Evaluate a ``.bcl`` file; ``shown`` is what the user called it. Raises BadConfig."""
-    command = [sys.executable, "-P", "-m", "borgcfg.lang.worker", str(path.absolute())]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "borgcfg.lang.worker",
+        str(path.absolute()),
+        str(seconds_max),
+    ]
     try:
         ended = subprocess.run(
             command,
@@ -60,13 +69,13 @@ def evaluate_starlark(path: Path, shown: str) -> Evaluation:
             case {"print": text}:
                 evaluation.prints.append(text)
             case {"fault": {"crash": crash, "message": message}}:
-                raise _crashed(shown, ended.returncode, f"{crash} {message}")
+                raise _crashed(shown, ended.returncode, f"{crash} {message}", seconds_max)
             case {"fault": fault}:
-                raise BadConfig([_diagnostic(fault, sources)])
+                raise BadConfig([_diagnostic(fault, sources, seconds_max)])
             case _:
                 break  # half a line of a child that was killed while it wrote
     if ended.returncode != 0:
-        raise _crashed(shown, ended.returncode, ended.stderr.decode(errors="replace"))
+        raise _crashed(shown, ended.returncode, ended.stderr.decode(errors="replace"), seconds_max)
     return evaluation
 
 
@@ -95,7 +104,7 @@ def _records(output: bytes) -> Iterator[dict[str, Any]]:
             return
 
 
-def _diagnostic(fault: dict[str, Any], sources: _Sources) -> Diagnostic:
+def _diagnostic(fault: dict[str, Any], sources: _Sources, seconds_max: int) -> Diagnostic:
     file, line, column = fault["place"]
     source = sources.named(file)
     path: FieldPath = tuple(fault.get("path", ()))
@@ -108,19 +117,19 @@ def _diagnostic(fault: dict[str, Any], sources: _Sources) -> Diagnostic:
         place = Place(source.shown, line)
     else:
         place = Place(source.shown, line, column)
-    return Diagnostic(place, _plain_words(message), fault.get("hint", ""))
+    return Diagnostic(place, _plain_words(message, seconds_max), fault.get("hint", ""))
 
 
 def _with_field(message: str, path: FieldPath, *, names_field: bool) -> str:
     return message if names_field or not path else f"{path_text(path)}: {message}"
 
 
-def _plain_words(message: str) -> str:
+def _plain_words(message: str, seconds_max: int) -> str:
     """Starlark's message in words for people who did not write Starlark."""
     if message == "Starlark call stack overflow":
         return "calls nest too deeply: endless recursion?"
     if message.startswith("Evaluation cancelled"):
-        return f"took longer than {EVALUATE_SECONDS_MAX} s: an endless loop?"
+        return f"took longer than {seconds_max} s: an endless loop?"
     if message == "Operation `serde::serialize` not supported on type `function`":
         return "a field holds a function; only `override` may be one"
     if len(message) > EXPECTED_SHOWN_MAX:
@@ -128,12 +137,14 @@ def _plain_words(message: str) -> str:
     return message
 
 
-def _crashed(shown: str, code: int, said: str) -> BadConfig:
+def _crashed(shown: str, code: int, said: str, seconds_max: int) -> BadConfig:
     """The error for a child that did not end well: it hit a limit of the operating system, or broke."""
     if "memory" in said.lower() or "capacity overflow" in said or "MemoryError" in said:
         return bad_config(f"needs more than {MEMORY_BYTES_MAX >> 30} GiB of memory", file=shown)
     if -code in (signal.SIGXCPU, signal.SIGKILL):
-        return bad_config(f"took more than {CPU_SECONDS_MAX} s of CPU time", file=shown)
+        return bad_config(
+            f"took more than {seconds_max + CPU_SECONDS_MORE} s of CPU time", file=shown
+        )
     if -code in (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS):
         name = signal.Signals(-code).name
         return bad_config(f"is nested too deeply or too large to evaluate ({name})", file=shown)

@@ -20,9 +20,8 @@ from borgcfg.lang import schema
 from borgcfg.lang.diagnostics import Fault
 from borgcfg.lang.limits import (
     CALLS_MAX,
-    CPU_SECONDS_MAX,
+    CPU_SECONDS_MORE,
     EMIT_BYTES_MAX,
-    EVALUATE_SECONDS_MAX,
     FILES_MAX,
     JOBS_MAX,
     MEMORY_BYTES_MAX,
@@ -41,12 +40,12 @@ class _Stop(ValueError):
 class _Evaluation:
     """One config with everything it loads. Jobs come out in the order of their ``job(...)`` calls."""
 
-    def __init__(self, main: Path) -> None:
+    def __init__(self, main: Path, seconds_max: int) -> None:
         self._main = main
         self._root = main.parent
         self._modules: dict[str, starlark.FrozenModule] = {}
         self._loading: list[str] = [main.name]
-        self._deadline_s = time.monotonic() + EVALUATE_SECONDS_MAX
+        self._deadline_s = time.monotonic() + seconds_max
         self._globals = starlark.Globals.extended_by(
             [
                 starlark.LibraryExtension.Json,
@@ -207,11 +206,13 @@ def fault_of(text: str, ours: Report) -> Report:
 
 
 def main() -> None:
-    """Evaluate the file named by the first argument; see the module's docstring for what comes out."""
+    """Evaluate the file of the first argument in the seconds of the second; the module says what comes out."""
+    path, seconds_max = Path(sys.argv[1]), int(sys.argv[2])
+    cpu_seconds_max = seconds_max + CPU_SECONDS_MORE
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES_MAX, MEMORY_BYTES_MAX))
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS_MAX, CPU_SECONDS_MAX + 1))
-    evaluation = _Evaluation(Path(sys.argv[1]))
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds_max, cpu_seconds_max + 1))
+    evaluation = _Evaluation(path, seconds_max)
     try:
         evaluation.run()
     except starlark.StarlarkError as error:
