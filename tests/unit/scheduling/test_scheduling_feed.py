@@ -11,6 +11,7 @@ from borgmaster.state.commands import (
     RemoveMachine,
     SetDraining,
 )
+from borgmaster.state.events import JobChanged, JobForgotten
 from borgmaster.state.model import Stopping
 from scheduler.cell import SchedulerCell
 from scheduler.engine import plan_pass
@@ -128,6 +129,31 @@ def test_a_pending_row_carries_what_the_version_of_its_incarnation_asks_for():
     assert row.shape.constraints == (arm, Constraint("runtime.native", Op.PRESENT))
     assert (row.shape.max_per_machine, row.shape.max_per_rack) == (2, 3)
     assert (row.submitted_at_ms, row.not_before_ms) == (START_MS, START_MS + 5)
+
+
+def test_a_task_killed_alone_is_gone_while_its_job_goes_on():
+    world = Followed()
+    world.submit(a_spec("ann/web", task_count=3))
+    world.must(KillJob(WEB, indexes=(1,)))
+    assert not world.cell.jobs[WEB].ended
+    assert sorted(key.index for key in world.copy.pending) == [0, 2]
+
+
+def test_forgotten_and_ended_jobs_are_named_even_if_nothing_is_said_of_their_tasks():
+    ended = a_job("ann/web", ended=True)
+    assert delta(a_cell(), (JobForgotten(WEB),)).removed_jobs == (WEB,)
+    assert delta(a_cell(ended), (JobChanged(ended),)).ended_jobs == (WEB,)
+    goes_on = a_job("ann/web")
+    assert delta(a_cell(goes_on), (JobChanged(goes_on),)).ended_jobs == ()
+
+
+def test_an_override_that_needs_another_runtime_has_its_own_constraints():
+    override = a_task_spec(argv=(), image="busybox")
+    world = Followed()
+    world.submit(a_spec("ann/web", task_count=2, overrides={1: override}))
+    rows = [world.copy.pending[TaskKey("ann", "web", index)] for index in range(2)]
+    names = [row.shape.constraints[-1].attribute for row in rows]
+    assert names == ["runtime.native", "runtime.docker"]
 
 
 def test_tasks_of_an_override_have_a_shape_of_their_own():
