@@ -79,9 +79,10 @@ def path_text(path: FieldPath) -> str:
 
 def did_you_mean(word: str, known: Iterable[str], synonyms: dict[str, str] | None = None) -> str:
     """``did you mean `task_count`?``, or "" when nothing is near."""
-    choices = list(known)
-    meant = (synonyms or {}).get(word.lower().replace("-", "_"))
-    if meant is None or meant not in choices:
-        nearest = difflib.get_close_matches(word[:80].lower(), choices, n=1, cutoff=0.6)
-        meant = nearest[0] if nearest else None
-    return f"did you mean `{meant}`?" if meant is not None else ""
+    meant = {name: name for name in known}
+    for synonym, name in (synonyms or {}).items():
+        if name in meant:
+            meant.setdefault(synonym, name)
+    asked = word[:80].lower().replace("-", "_")
+    nearest = difflib.get_close_matches(asked, meant, n=1, cutoff=0.6)
+    return f"did you mean `{meant[nearest[0]]}`?" if nearest else ""
