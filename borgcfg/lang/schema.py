@@ -247,10 +247,12 @@ def _overrides(item: object) -> tuple[dict[int, Plain], list[Fault]]:
             break
         index = _index(key)
         if index is None:
-            faults.append(Fault((str(key),), f"`{str(key)[:40]}` is no task index such as 0"))
+            message = f"`{str(key)[:40]}` is no task index such as 0"
+            faults.append(Fault((str(key),), message, names_field=True))
             continue
         if index in overrides:
-            faults.append(Fault((str(key),), f"task {index} is overridden twice"))
+            message = f"task {index} is overridden twice"
+            faults.append(Fault((str(key),), message, names_field=True))
             continue
         overrides[index], found = canonical("task", each)
         faults += (fault.under(index) for fault in found)
