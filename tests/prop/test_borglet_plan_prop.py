@@ -19,7 +19,7 @@ ROUNDS_MAX = 40
 
 
 class Machine:
-    """Containers that do what they are told: some at once, some only when killed."""
+    """Containers that do what they are told: some at SIGTERM, some only when killed, none at once."""
 
     def __init__(self, wanted, records, containers, stubborn):
         self.wanted = {desired.id: desired for desired in wanted}
@@ -29,6 +29,7 @@ class Machine:
         self.now_ms = NOW_MS
         self.started = []
         self.reported = {}
+        self.ending = []  # told to end: they do after the round, and hold their room until then
 
     def view(self):
         return replace(
@@ -45,6 +46,12 @@ class Machine:
     def end(self, id, exit_code):
         self.containers[id] = replace(ended(id, exit_code), limit=self.containers[id].limit)
 
+    def end_the_ending(self):
+        for id, exit_code in self.ending:
+            if self.containers[id].state is ContainerState.ALIVE:
+                self.end(id, exit_code)
+        self.ending.clear()
+
     def of(self, id):
         return self.records.get(id, Record(id))
 
@@ -54,11 +61,11 @@ class Machine:
                 stop = self.of(id).stop or Stop(kind, detail, grace_ms, self.now_ms + grace_ms)
                 self.records[id] = replace(self.of(id), stop=replace(stop, signalled=True))
                 if id not in self.stubborn:
-                    self.end(id, 143)
+                    self.ending.append((id, 143))
             case Kill(id=id):
                 stop = replace(self.of(id).stop, kill_at_ms=self.now_ms + KILL_RETRY_MS)
                 self.records[id] = replace(self.of(id), stop=stop)
-                self.end(id, 137)
+                self.ending.append((id, 137))
             case Conclude(id=id, ended=end):
                 assert not self.of(id).ended, f"{id} ended twice"
                 self.records[id] = replace(self.of(id), ended=end, desired=None, retry_at_ms=None)
@@ -178,6 +185,7 @@ def test_any_state_converges_to_what_is_wanted_and_is_safe_all_the_way(machine):
                 ]
                 assert not clashes
                 assert fits(total(c.limit for c in machine.live()), CAPACITY)
+        machine.end_the_ending()
         over = over and machine.is_over()
         machine.check(was_over=over)
         if not [action for action in plan.actions if not isinstance(action, Wait)]:

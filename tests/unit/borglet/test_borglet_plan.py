@@ -173,6 +173,14 @@ def test_a_start_waits_for_room_that_a_leaving_task_holds():
     assert only(view) == Wait(new.id, "waits for the room of ann/web/2#0, leaving")
 
 
+def test_what_takes_the_place_of_a_task_in_the_same_assignment_waits_and_is_not_refused():
+    new = a_desired(an_id(1), cpu_milli=3_000, ports={"http": 20_001})
+    old = alive(an_id(2), limit=Resources(3_000, MIB, 0, 1), ports={"http": 20_001})
+    stop, wait = actions(a_view(wanted=[new], records=[a_record(old.id)], containers=[old]))
+    assert isinstance(stop, Terminate)
+    assert isinstance(wait, Wait)
+
+
 def test_a_smaller_task_need_not_wait_behind_one_that_waits_for_room():
     big = a_desired(an_id(1), cpu_milli=3_000, priority=300)
     small = a_desired(an_id(3), cpu_milli=1_000, priority=100)
