@@ -16,7 +16,9 @@ from scheduler.scratch import Scratch
 PLACEMENTS_MAX: Final = (
     10_000  # of one pass, so that the plan fits a log entry and news are not waited for
 )
-MISFITS_MAX: Final = 256  # classes that get a full reason in one pass, at about 1 ms each
+MISFITS_MAX: Final = (
+    256  # classes that get a full reason in one pass, at 0.2 ms each for 10,000 machines
+)
 
 _SEED_MASK: Final = (1 << 64) - 1
 

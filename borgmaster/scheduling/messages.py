@@ -14,7 +14,7 @@ from scheduler.model import Delta, PendingRow
 from scheduler.plan import Explanation, Plan
 
 HEADER_BYTES: Final = 4
-FRAME_BYTES_MAX: Final = 256 << 20  # a plan of 10,000 placements has about 3 MB
+FRAME_BYTES_MAX: Final = 256 << 20  # a plan of 10,000 placements has 1.7 MB
 
 
 class Reset(Struct, frozen=True, tag=True):
