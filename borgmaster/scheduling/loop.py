@@ -60,13 +60,13 @@ class SchedulingLoop:
         self, pending: tuple[PendingRow, ...], removed: tuple[TaskKey, ...], now_ms: int
     ) -> Plan:
         """What a pass would do with hypothetical tasks. Raises SchedulerUnavailable."""
-        self._feed()
+        await self._feed()
         seed = self._replica.read(lambda cell: cell.applied_index)
         return await self._client.dry_run(pending, removed=removed, seed=seed, now_ms=now_ms)
 
     async def explain(self, row: PendingRow, now_ms: int) -> Explanation:
         """Where a pending task could go, or why nowhere. Raises SchedulerUnavailable."""
-        self._feed()
+        await self._feed()
         return await self._client.explain(row, now_ms=now_ms)
 
     async def close(self) -> None:
@@ -101,23 +101,19 @@ class SchedulingLoop:
             except TimeoutError:
                 return
 
-    def _feed(self) -> None:
+    async def _feed(self) -> None:
         """Tell the scheduler what has changed since it was last told."""
         self._news.clear()
         events, self._events = self._events, []
-        if self._replaced:
+        if self._replaced:  # a feed removes nothing: what vanished must not stay in the copy
             self._replaced = False
-            self._client.feed(self._replica.read(feed.full))
+            await self._client.reset(self._replica.read(feed.full))
         elif events:
             self._client.feed(self._replica.read(lambda cell: feed.delta(cell, tuple(events))))
 
     async def _schedule(self) -> int:
         """One pass; how long to wait for the next if nothing changes, in ms (0: go on at once)."""
-        if self._replaced:
-            self._replaced = False
-            self._events.clear()
-            await self._client.reset(self._replica.read(feed.full))
-        self._feed()
+        await self._feed()
         seed, is_pending = self._replica.read(_standing)
         if not is_pending:
             self.pending_reasons = {}
