@@ -74,6 +74,7 @@ class CellClient:
     addresses: Sequence[str]
     timeout_s: float = TIMEOUT_S
     notice: Callable[[str], None] = lambda _: None  # told once when an answer is late
+    try_s_max: float = TRY_S_MAX
     _channels: dict[str, grpc.Channel] = field(default_factory=dict)
     _current: int = 0  # position of the address that is asked first
 
@@ -92,7 +93,7 @@ class CellClient:
 
     def call(self, pick: Callable[[Stubs], "grpc.UnaryUnaryMultiCallable[Q, R]"], request: Q) -> R:
         """The answer of the first replica that gives one. Raises CellRefused and CellUnreachable."""
-        tries = _Tries(self.timeout_s, len(self.addresses), self.notice)
+        tries = self._tries()
         while True:
             address = self.addresses[self._current]
             try:
@@ -105,7 +106,7 @@ class CellClient:
         self, pick: Callable[[Stubs], "grpc.UnaryStreamMultiCallable[Q, R]"], request: Q
     ) -> Iterator[R]:
         """Messages of the first replica that sends one. A stream that breaks later raises CellRefused."""
-        tries = _Tries(self.timeout_s, len(self.addresses), self.notice)
+        tries = self._tries()
         while True:
             address = self.addresses[self._current]
             started = False
@@ -212,6 +213,9 @@ class CellClient:
         request = cell_pb2.ExplainTaskRequest(task=convert.task_key_to_wire(key))
         return self.call(lambda stubs: stubs.cell.ExplainTask, request)
 
+    def _tries(self) -> "_Tries":
+        return _Tries(self.timeout_s, self.try_s_max, len(self.addresses), self.notice)
+
     def _stubs(self, address: str) -> Stubs:
         if address not in self._channels:
             self._channels[address] = grpc.insecure_channel(address, options=_OPTIONS)
@@ -224,8 +228,15 @@ class CellClient:
 class _Tries:
     """The tries of one call: how long each may take, how long to wait between rounds, when to give up."""
 
-    def __init__(self, timeout_s: float, replica_count: int, notice: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        timeout_s: float,
+        try_s_max: float,
+        replica_count: int,
+        notice: Callable[[str], None],
+    ) -> None:
         self._timeout_s = timeout_s
+        self._try_s_max = try_s_max
         self._deadline_s = time.monotonic() + timeout_s
         self._replica_count = replica_count
         self._notice = notice
@@ -233,7 +244,7 @@ class _Tries:
         self._tried: dict[str, str] = {}
 
     def next_timeout_s(self) -> float:
-        return max(0.05, min(self._deadline_s - time.monotonic(), TRY_S_MAX))
+        return max(0.05, min(self._deadline_s - time.monotonic(), self._try_s_max))
 
     def failed(self, address: str, error: grpc.RpcError) -> None:
         """Wait until the next try. Raises CellRefused when there should be none, CellUnreachable when it is too late."""
