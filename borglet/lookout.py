@@ -17,6 +17,11 @@ from borglet.runtime.port import Container, ContainerId, RuntimeFailed
 log = logging.getLogger(__name__)
 
 LIST_PERIOD_S: Final = 10.0  # runtimes are asked anew even when they tell of no change
+LOOK_AGAIN_S: Final = (
+    0.05,
+    0.2,
+    1.0,
+)  # after news: an engine may tell of an end before it lists it
 BLIND_PERIOD_S: Final = 2.0  # likewise while one does not answer
 NOT_ASKED: Final = "not asked yet"
 
@@ -77,12 +82,17 @@ class Lookout:
     async def look_for_ever(self, kind: RuntimeKind) -> None:
         """Ask the runtime when poked, and now and then."""
         poke = self._pokes[kind]
+        again_s: tuple[float, ...] = ()
         while True:
             poke.clear()
             await self.look(kind)
             period_s = BLIND_PERIOD_S if kind in self.blind else LIST_PERIOD_S
+            if again_s:
+                period_s, *later = again_s
+                again_s = tuple(later)
             try:
                 await asyncio.wait_for(poke.wait(), period_s)
+                again_s = LOOK_AGAIN_S
             except TimeoutError:
                 continue
 

@@ -16,6 +16,7 @@ from tests.helpers.local_cell import local_cell
 pytestmark = [pytest.mark.cell, pytest.mark.root]
 
 IMAGE = "borg-test:local"
+NEWS_S = 7  # an end is news of the runtime; the look that finds it anyway comes every 10 s only
 SERVE = """
 mkdir -p /tmp/www && echo "$BORG_INDEX#$BORG_INCARNATION" > /tmp/www/index.html
 echo serving; echo complaining >&2
@@ -85,7 +86,9 @@ def test_a_service_is_served_logged_restarted_and_ended(cell, image):
     for pid in live_pids(name, "ann/page"):
         os.kill(pid, signal.SIGKILL)
     cell.wait(
-        lambda: all(task.current.number == 2 for task in cell.tasks(spec)), "the next incarnations"
+        lambda: all(task.current.number == 2 for task in cell.tasks(spec)),
+        "the next incarnations",
+        NEWS_S,
     )
     ends = {(t.finished[0].end_reason, t.finished[0].exit_code) for t in cell.tasks(spec)}
     assert ends == {(types_pb2.END_REASON_FAILED, 128 + signal.SIGKILL)}
@@ -97,7 +100,9 @@ def test_a_service_is_served_logged_restarted_and_ended(cell, image):
 def test_too_much_memory_is_reported_as_out_of_memory(cell, image):
     spec = a_hog(image)
     cell.submit(spec)
-    cell.wait(lambda: cell.task("ann/hog/0").state == types_pb2.TASK_STATE_DEAD, "a dead task")
+    cell.wait(
+        lambda: cell.task("ann/hog/0").state == types_pb2.TASK_STATE_DEAD, "a dead task", NEWS_S
+    )
     assert "out of memory" in cell.task("ann/hog/0").current.detail
 
 
