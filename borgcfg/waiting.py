@@ -54,7 +54,12 @@ class View(Protocol):
 
 
 def wait_until_up(
-    client: CellClient, targets: Sequence[Target], timeout_s: float, view: View
+    client: CellClient,
+    targets: Sequence[Target],
+    timeout_s: float,
+    view: View,
+    *,
+    stuck_s: float = STUCK_S,
 ) -> tuple[int, list[Waited]]:
     """Poll until every job is up or one verdict says no: an exit code and the jobs as last seen."""
     started_s = time.monotonic()
@@ -63,7 +68,7 @@ def wait_until_up(
     while True:
         for job in jobs:
             if job.standing.verdict is Verdict.WAITING:
-                _look(client, job)
+                _look(client, job, stuck_s)
         view.show(jobs)
         verdicts = {job.standing.verdict for job in jobs}
         if Verdict.WAITING not in verdicts:
@@ -84,7 +89,7 @@ def unready_keys(client: CellClient, key: JobKey, count_max: int) -> list[TaskKe
     return [TaskKey(task.user, task.job, task.index) for task in tasks]
 
 
-def _look(client: CellClient, waited: Waited) -> None:
+def _look(client: CellClient, waited: Waited, stuck_s: float) -> None:
     target = waited.target
     job = client.job(target.key)
     now_s = time.monotonic()
@@ -102,7 +107,7 @@ def _look(client: CellClient, waited: Waited) -> None:
         line = f"{standing.line}; a task fails again and again"
         waited.standing = Standing(Verdict.FAILED, line)
         waited.reasons = _explanations(client, target.key)
-    elif now_s - waited.changed_at_s >= STUCK_S:
+    elif now_s - waited.changed_at_s >= stuck_s:
         _give_up_if_stuck(client, waited)
 
 
