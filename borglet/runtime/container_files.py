@@ -40,7 +40,10 @@ class Layout(Struct, frozen=True):
 
 
 class Order(Struct, frozen=True):
-    """What the shim is to do, and what the Borglet wants to know of the container later."""
+    """What the shim is to do, and what the Borglet wants to know of the container later.
+
+    A later Borglet must read what an earlier one wrote: new fields need defaults.
+    """
 
     id: ContainerId
     argv: tuple[str, ...]

@@ -105,9 +105,11 @@ class Launcher:
 def _read_answer(reader: int, timeout_ms: int) -> dict[str, Any]:
     deadline = time.monotonic() + timeout_ms / 1000
     data = b""
+    poller = select.poll()  # unlike select it knows descriptors above 1023
+    poller.register(reader, select.POLLIN)
     while True:
         left_s = deadline - time.monotonic()
-        if left_s <= 0 or not select.select([reader], [], [], left_s)[0]:
+        if left_s <= 0 or not poller.poll(left_s * 1000):
             raise TimeoutError(f"no answer from the zygote within {timeout_ms} ms")
         piece = os.read(reader, _ANSWER_BYTES_MAX)
         if not piece:

@@ -80,7 +80,7 @@ class LogWriter:
         self._size += written
 
     def _rotate(self) -> None:
-        os.close(self._descriptor)
+        before = self._descriptor
         with contextlib.suppress(OSError):
             for number in range(self._file_count - 1, 1, -1):
                 with contextlib.suppress(FileNotFoundError):
@@ -89,7 +89,12 @@ class LogWriter:
                 os.rename(self._path, f"{self._path}.1")
             else:
                 os.unlink(self._path)
-        self._open()
+        try:
+            self._open()
+        except OSError:  # no inode is left: go on in the old file rather than lose the task
+            self._descriptor, self._size = before, 0
+        else:
+            os.close(before)
 
     def _open(self) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC

@@ -1,6 +1,7 @@
 """The log of a native task as files: format, rotation, and reading while it is written."""
 
 import re
+import subprocess
 import threading
 
 import pytest
@@ -77,6 +78,20 @@ def test_rotation_bounds_each_file_and_their_number(path):
     numbers = [int(data.split()[1]) for _, data in read(path)]
     assert numbers == list(range(numbers[0], 2000))
     assert len(numbers) > 300
+
+
+@pytest.mark.root
+def test_without_an_inode_for_the_next_file_the_log_goes_on_in_the_old_one(tmp_path):
+    options = "size=1m,nr_inodes=2"  # the directory and one file
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "borg-test", tmp_path], check=True)
+    try:
+        log = LogWriter(str(tmp_path / "log"), bytes_max=10_000, file_count=3)
+        for i in range(1000):
+            log.write("stdout", b"line %d\n" % i)
+        log.close()
+        assert b" line 999\n" in b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
 
 
 @pytest.mark.parametrize("lines", [1, 5, 200, 400, 100_000])
