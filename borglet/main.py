@@ -52,60 +52,61 @@ def main() -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 
+# What says which machine this is and what it offers, for every command alike.
+_MACHINE_OPTIONS: Final = (
+    click.option("--cell", required=True, help="Name of the cell."),
+    click.option("--name", required=True, help="Name of this machine in the cell."),
+    click.option(
+        "--state-dir",
+        required=True,
+        type=click.Path(path_type=Path, file_okay=False),
+        help="This Borglet's own directory: its memory, logs of native tasks.",
+    ),
+    click.option("--runtime", default="native", show_default=True, help="Runtimes: native,docker."),
+    click.option("--docker-url", default=None, help="Docker Engine, DOCKER_HOST by default."),
+    click.option(
+        "--visible",
+        multiple=True,
+        type=click.Path(path_type=Path, exists=True),
+        help="Path in /tmp or the state directory that native tasks may see all the same.",
+    ),
+    click.option(
+        "--ports",
+        default="20000-29999",
+        show_default=True,
+        type=Parsed("range", parse_ports),
+        help="Ports for tasks.",
+    ),
+    click.option(
+        "--cpu",
+        type=Parsed("cpus", parse_cpu),
+        help="CPUs for tasks; measured if absent.",
+    ),
+    click.option(
+        "--ram",
+        type=Parsed("bytes", parse_bytes),
+        help="Memory for tasks, such as 8GiB; measured if absent.",
+    ),
+    click.option(
+        "--disk",
+        type=Parsed("bytes", parse_bytes),
+        help="Disk for tasks, such as 20GiB; measured if absent.",
+    ),
+    click.option("--rack", default="", help="Rack of this machine: the attribute rack."),
+    click.option(
+        "--attribute",
+        "attributes",
+        multiple=True,
+        metavar="KEY=VALUE",
+        type=Parsed("attribute", parse_attribute),
+        help="An attribute that constraints may name.",
+    ),
+)
+
+
 def machine_options(command: F) -> F:
-    """What says which machine this is and what it offers."""
-    options = [
-        click.option("--cell", required=True, help="Name of the cell."),
-        click.option("--name", required=True, help="Name of this machine in the cell."),
-        click.option(
-            "--state-dir",
-            required=True,
-            type=click.Path(path_type=Path, file_okay=False),
-            help="This Borglet's own directory: its memory, logs of native tasks.",
-        ),
-        click.option(
-            "--runtime", default="native", show_default=True, help="Runtimes: native,docker."
-        ),
-        click.option("--docker-url", default=None, help="Docker Engine, DOCKER_HOST by default."),
-        click.option(
-            "--visible",
-            multiple=True,
-            type=click.Path(path_type=Path, exists=True),
-            help="Path in /tmp or the state directory that native tasks may see all the same.",
-        ),
-        click.option(
-            "--ports",
-            default="20000-29999",
-            show_default=True,
-            type=Parsed("range", parse_ports),
-            help="Ports for tasks.",
-        ),
-        click.option(
-            "--cpu",
-            type=Parsed("cpus", parse_cpu),
-            help="CPUs for tasks; measured if absent.",
-        ),
-        click.option(
-            "--ram",
-            type=Parsed("bytes", parse_bytes),
-            help="Memory for tasks, such as 8GiB; measured if absent.",
-        ),
-        click.option(
-            "--disk",
-            type=Parsed("bytes", parse_bytes),
-            help="Disk for tasks, such as 20GiB; measured if absent.",
-        ),
-        click.option("--rack", default="", help="Rack of this machine: the attribute rack."),
-        click.option(
-            "--attribute",
-            "attributes",
-            multiple=True,
-            metavar="KEY=VALUE",
-            type=Parsed("attribute", parse_attribute),
-            help="An attribute that constraints may name.",
-        ),
-    ]
-    for option in reversed(options):
+    """Give a command ``_MACHINE_OPTIONS``."""
+    for option in reversed(_MACHINE_OPTIONS):
         command = option(command)
     return command
 
