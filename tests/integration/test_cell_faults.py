@@ -174,7 +174,16 @@ def test_a_borglet_of_another_cell_is_turned_away_with_a_clear_error(cell, tmp_p
 
 def test_an_unreachable_cell_is_exit_code_3_with_the_addresses_tried():
     done = subprocess.run(
-        [sys.executable, "-m", "borgcfg.cli", "status", "--masters", "127.0.0.1:9,127.0.0.1:10"],
+        [
+            sys.executable,
+            "-m",
+            "borgcfg.cli",
+            "status",
+            "--masters",
+            "127.0.0.1:9,127.0.0.1:10",
+            "--call-timeout",
+            "2s",
+        ],
         capture_output=True,
         text=True,
         timeout=120,
