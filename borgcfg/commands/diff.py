@@ -21,9 +21,10 @@ def diff_command(ctx: click.Context, file: str, only: tuple[JobKey, ...], output
     """
     from borgcell import convert
 
+    from borgcfg.configs import load_jobs
     from borgcfg.diff import changes, changes_plain, diff_text
     from borgcfg.render.reports import submitted
-    from borgcfg.session import load_jobs, open_cell
+    from borgcfg.session import open_cell
 
     found = {}
     consequences = {}

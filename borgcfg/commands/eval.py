@@ -13,7 +13,7 @@ def eval_command(file: str, output: str) -> None:
 
     Shows the complete specs, with every default; borgcfg accepts them back as YAML or JSON.
     """
-    from borgcfg.render.plain import spec_plain
-    from borgcfg.session import load_jobs
+    from borgcfg.configs import load_jobs
+    from borgcfg.render.specs import spec_plain
 
     show_data(Output(output), {"jobs": [spec_plain(spec) for spec in load_jobs(file)]})

@@ -42,7 +42,8 @@ def up_command(
     finished. Ends early, with 1, when a task fits nowhere for 15 s or fails three times in a row. Ctrl-C stops
     the waiting and nothing else (130).
     """
-    from borgcfg.session import load_jobs, open_cell
+    from borgcfg.configs import load_jobs
+    from borgcfg.session import open_cell
     from borgcfg.submitting import Submission, show_plans, submit_jobs, wait_for
 
     specs = load_jobs(file, only)

@@ -5,30 +5,13 @@ Specs come out in the schema of config files, so that what is printed can be sub
 
 from typing import Any
 
-import msgspec
 from borgcell import convert
-from borgcell.specs import JobSpec, TaskSpec
 from borgcell.v1 import types_pb2
 from google.protobuf.message import Message
 
+from borgcfg.render.specs import spec_plain, task_spec_plain
+
 Plain = dict[str, Any]
-
-
-def spec_plain(spec: JobSpec) -> Plain:
-    """A job in the schema of configs; overrides hold only the fields that differ from the job's task."""
-    plain: Plain = msgspec.to_builtins(spec)
-    task = plain["task"]
-    plain["overrides"] = {
-        index: {name: value for name, value in override.items() if value != task[name]}
-        for index, override in plain["overrides"].items()
-    }
-    return plain
-
-
-def task_spec_plain(spec: TaskSpec) -> Plain:
-    """A task in the schema of configs."""
-    plain: Plain = msgspec.to_builtins(spec)
-    return plain
 
 
 def message_plain(message: Message) -> Plain:

@@ -10,7 +10,7 @@ from borgcell.types import JobKind
 from borgcfg.lang.diagnostics import BadConfig
 from borgcfg.lang.load import load_config
 from borgcfg.render.output import yaml_text
-from borgcfg.render.plain import spec_plain
+from borgcfg.render.specs import spec_plain
 
 GOOD = "user: ann\nname: web\ntask: {argv: [x]}\n"
 
