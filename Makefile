@@ -23,7 +23,13 @@ stop: $(READY) ## end the local cell and its tasks
 	@$(VENV)/bin/borgmaster stop-dev --directory "$(STATE)"
 	@rm -rf "$(STATE)"
 
-test: $(READY) check ## check, then all tests this machine can run (.ci/run switches on Docker)
+# The conformance suite runs the same programs on both runtimes: busybox is on every machine and in any image.
+/bin/busybox:
+	@if [ "$$(id -u)" = 0 ]; then apt-get -q update >/dev/null && \
+	  DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends busybox-static >/dev/null; \
+	else echo "tests of the native runtime need root and busybox-static: left out"; fi
+
+test: $(READY) check /bin/busybox ## check, then all tests this machine can run (.ci/run switches on Docker)
 	$(VENV)/bin/pytest -q $(PYTEST_ARGS)
 
 check: $(READY) ## format, lint, types, import contracts, generated code fresh: under a minute
@@ -35,10 +41,10 @@ check: $(READY) ## format, lint, types, import contracts, generated code fresh: 
 proto: $(READY) ## generate the protobuf code again
 	@$(PY) proto/generate.py
 
-bench: $(READY) ## run the benchmarks; JSON in benchmarks/out
+bench: $(READY) ## run the benchmarks; JSON in benchmarks/out (with Docker when DOCKER_HOST is set)
 	@mkdir -p benchmarks/out
 	$(PY) benchmarks/scheduler.py --json benchmarks/out/scheduler.json
-	$(PY) benchmarks/start_latency.py --json benchmarks/out/start_latency.json
+	$(PY) benchmarks/start_latency.py --json benchmarks/out/start_latency.json $(if $(DOCKER_HOST),--docker)
 
 clean: ## remove what was generated and installed
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist benchmarks/out

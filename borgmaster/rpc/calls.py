@@ -21,6 +21,7 @@ FORWARDED_KEY: Final = (
     "borg-forwarded-by"  # set on forwarded calls, so that they are forwarded once only
 )
 FORWARD_TIMEOUT_S: Final = 20.0
+ASK_LEADER_TIMEOUT_S: Final = 2.0
 CATCH_UP_MS_MAX: Final = 1_000  # a replica that lags more answers late reads as stale as it is
 CATCH_UP_POLL_S: Final = 0.005
 MESSAGE_BYTES_MAX: Final = 8 << 20  # a spec has at most 4 MiB; answers are paged
@@ -122,6 +123,26 @@ class Calls:
                 error.code(), error.details() or "", tuple(error.trailing_metadata() or ())
             )
         await self._catch_up(response)
+        return response
+
+    async def ask_leader(self, method: str, request: Message, response_type: type[R]) -> R | None:
+        """What the leader answers; None when we lead, nobody does, or it does not answer soon."""
+        leader = self.config.member(self.log.status().leader)
+        if leader is None or leader.name == self.config.name:
+            return None
+        call = self._channel(leader.api_address).unary_unary(
+            method,
+            request_serializer=type(request).SerializeToString,
+            response_deserializer=response_type.FromString,
+        )
+        try:
+            response: R = await call(
+                request,
+                timeout=ASK_LEADER_TIMEOUT_S,
+                metadata=((FORWARDED_KEY, self.config.name),),
+            )
+        except grpc.aio.AioRpcError:
+            return None
         return response
 
     async def _catch_up(self, response: Message) -> None:

@@ -4,11 +4,11 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 
 import grpc
-from borgcell.v1 import cell_pb2, cell_pb2_grpc
+from borgcell.v1 import cell_pb2, cell_pb2_grpc, types_pb2
 from google.protobuf.message import Message
 
 from borgmaster.rpc import keys, planning, reads, status
-from borgmaster.rpc.calls import Calls
+from borgmaster.rpc.calls import FORWARDED_KEY, Calls
 from borgmaster.rpc.logs import stream_logs
 from borgmaster.rpc.watch import WatchHub
 from borgmaster.rpc.writes import Writes
@@ -90,17 +90,23 @@ class CellServicer(cell_pb2_grpc.CellServiceServicer):
         self, request: cell_pb2.GetTaskRequest, context: "grpc.aio.ServicerContext[Any, Any]"
     ) -> cell_pb2.GetTaskResponse:
         """One task."""
-        return await self._read(
+        response = await self._read(
             context, lambda cell: reads.get_task(cell, request, self._pending_reasons())
         )
+        if response.task.state == types_pb2.TASK_STATE_PENDING:
+            return await self._leaders(context, "GetTask", request, response)
+        return response
 
     async def ListTasks(
         self, request: cell_pb2.ListTasksRequest, context: "grpc.aio.ServicerContext[Any, Any]"
     ) -> cell_pb2.ListTasksResponse:
         """A page of tasks."""
-        return await self._read(
+        response = await self._read(
             context, lambda cell: reads.list_tasks(cell, request, self._pending_reasons())
         )
+        if any(task.state == types_pb2.TASK_STATE_PENDING for task in response.tasks):
+            return await self._leaders(context, "ListTasks", request, response)
+        return response
 
     async def GetMachine(
         self, request: cell_pb2.GetMachineRequest, context: "grpc.aio.ServicerContext[Any, Any]"
@@ -153,6 +159,14 @@ class CellServicer(cell_pb2_grpc.CellServiceServicer):
                 yield piece
         except status.Refused as refused:
             await status.abort(context, refused)
+
+    async def _leaders(
+        self, context: "grpc.aio.ServicerContext[Any, Any]", method: str, request: Message, own: R
+    ) -> R:
+        """The leader's answer, as only the leader knows why tasks are pending; ours if it gives none."""
+        if self._calls.log.leading() or FORWARDED_KEY in dict(context.invocation_metadata() or ()):
+            return own
+        return await self._calls.ask_leader(SERVICE + method, request, type(own)) or own
 
     def _pending_reasons(self) -> reads.PendingReasons:
         scheduling = self._scheduling()

@@ -188,13 +188,10 @@ class LocalCell:
         request = cell_pb2.GetTaskRequest(task=convert.task_key_to_wire(TaskKey.parse(key)))
         return self.ask(lambda stub: stub.GetTask(request, timeout=5)).task
 
-    def pending_reason(self, key: str) -> str:
-        """Why a task is pending, as the leader says in its lists."""
-        leader = next((replica for replica in self.status().replicas if replica.leader), None)
-        if leader is None:
-            return ""
+    def pending_reason(self, key: str, address: str) -> str:
+        """Why a task is pending, as one replica says in its lists."""
         request = cell_pb2.GetTaskRequest(task=convert.task_key_to_wire(TaskKey.parse(key)))
-        with grpc.insecure_channel(leader.address) as channel:
+        with grpc.insecure_channel(address) as channel:
             stub = cell_pb2_grpc.CellServiceStub(channel)
             return stub.GetTask(request, timeout=5).task.pending_reason
 

@@ -61,13 +61,11 @@ def test_a_service_answers_on_its_assigned_ports_from_different_machines(cell):
 def test_a_batch_job_ends_when_all_tasks_have_finished_and_its_output_stays_readable(cell):
     spec = a_batch("sum", "echo task $BORG_INDEX; exit 0", task_count=4)
     cell.submit(spec)
-    job = lambda: (
-        cell.ask(  # noqa: E731
-            lambda stub: stub.GetJob(
-                cell_pb2.GetJobRequest(job=cell_pb2.JobKey(user="ann", name="sum")), timeout=5
-            )
-        ).job
-    )
+
+    def job():
+        request = cell_pb2.GetJobRequest(job=cell_pb2.JobKey(user="ann", name="sum"))
+        return cell.ask(lambda stub: stub.GetJob(request, timeout=5)).job
+
     cell.wait(lambda: job().counts.finished == 4, "four finished tasks")
     assert job().ended
     assert [cell.logs(f"ann/sum/{index}") for index in range(4)] == [
@@ -98,8 +96,12 @@ def test_a_job_that_fits_nowhere_says_why_and_what_would_fit(cell):
     assert {count.reason for count in answer.misfit.counts} == {"cpu"}
     assert answer.misfit.nearest_machine.startswith("machine")
     assert any("4 cpu" in hint for hint in answer.misfit.hints), answer.misfit.hints
-    # the leader knows it from its last pass, without being asked to explain
-    cell.wait(lambda: "3 cpu" in cell.pending_reason("ann/huge/0"), "a pending reason")
+    # the leader knows it from its last pass, and every replica tells it
+    for address in cell.layout.api_addresses:
+        cell.wait(
+            lambda address=address: "3 cpu" in cell.pending_reason("ann/huge/0", address),
+            f"a pending reason from {address}",
+        )
     cell.kill_job(spec)
 
 
