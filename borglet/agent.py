@@ -191,8 +191,8 @@ class Agent:
             self._publish(assigned)
         if any(isinstance(action, Conclude) for action in plan.actions):
             self._wake.set()  # what ended is to be released
-        if not saved:
-            return PAUSE_S
+        if not saved or self._disk_problem:
+            return PAUSE_S  # starts are on hold: see soon whether there is space again
         if plan.wake_at_ms is None:
             return PERIOD_S
         return min(PERIOD_S, max(0.0, (plan.wake_at_ms - self._clock.mono_ms()) / 1000))

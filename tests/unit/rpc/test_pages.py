@@ -1,6 +1,7 @@
 """Paging of lists: sorted rows, tokens that name the last row sent."""
 
 import pytest
+
 from borgmaster.rpc import pages
 from borgmaster.rpc.status import Refused
 

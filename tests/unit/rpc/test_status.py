@@ -2,10 +2,11 @@
 
 import grpc
 from borgcell.specs import Problem
+from google.rpc import error_details_pb2
+
 from borgmaster.errors import NotLeader, OutcomeUnknown, QueueFull, StorageFailed, TooLarge
 from borgmaster.rpc import status
 from borgmaster.state.outcome import Code, Rejected
-from google.rpc import error_details_pb2
 
 
 def details_of(refused, kind):
