@@ -28,7 +28,7 @@ class LogWriter:
         self._file_count = file_count
         self._partial = {"stdout": b"", "stderr": b""}
         self.dropped_bytes = 0
-        self._open()
+        self._descriptor, self._size = self._open()
 
     @property
     def has_partial(self) -> bool:
@@ -90,13 +90,14 @@ class LogWriter:
             else:
                 os.unlink(self._path)
         try:
-            self._open()
+            self._descriptor, self._size = self._open()
         except OSError:  # no inode is left: go on in the old file rather than lose the task
-            self._descriptor, self._size = before, 0
+            self._size = 0
         else:
             os.close(before)
 
-    def _open(self) -> None:
+    def _open(self) -> tuple[int, int]:
+        """A descriptor of the newest file, and its size."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        self._descriptor = os.open(self._path, flags, 0o640)
-        self._size = os.fstat(self._descriptor).st_size
+        descriptor = os.open(self._path, flags, 0o640)
+        return descriptor, os.fstat(descriptor).st_size
