@@ -133,7 +133,7 @@ def isolate(layout: Layout) -> None:
     devices = _Handles([f"/dev/{name}" for name in _DEVICES])
     make_read_only("/")
     handles.show(layout.tmp, "/tmp", _MS_NOSUID | _MS_NODEV)
-    covers = [path for path in ("/run", *SECRETS, *layout.masked) if _cover(path)]
+    covers = [path for path in _outermost(("/run", *SECRETS, *layout.masked)) if _cover(path)]
     for path in (*layout.visible, *_resolver_files()):
         handles.show(path, path, _MS_RDONLY | _MS_NOSUID | _MS_NODEV)
     handles.show(layout.work, layout.work, _MS_NOSUID | _MS_NODEV)
@@ -144,6 +144,15 @@ def isolate(layout: Layout) -> None:
     handles.close()
     devices.close()
     _make_proc()
+
+
+def _outermost(paths: Sequence[str]) -> list[str]:
+    """The paths that lie in no other of them: covering one hides all below, where nothing is left to cover."""
+    return [
+        path
+        for path in dict.fromkeys(paths)
+        if not any(path != other and path.startswith(f"{other}/") for other in paths)
+    ]
 
 
 def make_read_only(path: str) -> None:

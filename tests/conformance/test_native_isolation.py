@@ -2,14 +2,15 @@
 
 import os
 import re
+import tempfile
 import uuid
 from pathlib import Path
 
 import pytest
 
 from borglet.runtime import namespaces
-from tests.conformance.bench import found, output_of, sh, wait_ended, wait_output
-from tests.conformance.native_bench import make_native
+from tests.conformance.bench import a_spec, found, output_of, sh, wait_ended, wait_output
+from tests.conformance.native_bench import a_runtime, end_all, make_native
 
 pytestmark = pytest.mark.root
 
@@ -50,6 +51,25 @@ def test_the_root_of_the_machine_is_visible_but_read_only(native):
     assert Path("/etc/hostname").read_text().strip() in said
     assert len(re.findall("Read-only file system|Permission denied", said)) == 6
     assert not Path("/etc/x").exists()
+
+
+def test_a_runtime_inside_a_masked_directory_outside_of_tmp_runs_tasks_that_see_only_their_own():
+    # as `borglet run --state-dir /var/lib/borg` has it: the runtime's directory lies in the state directory
+    with tempfile.TemporaryDirectory(prefix="borg-native-", dir="/var/tmp") as state:
+        secret = Path(state, "secret")
+        secret.write_text("42")
+        runtime = a_runtime(Path(state, "native"), masked=[Path(state)])
+        try:
+            spec = a_spec(sh(f"ls {state}; pwd; touch mine && echo made; cat {secret}"))
+            runtime.start(spec)
+            wait_ended(runtime, spec.id)
+            said = output_of(runtime, spec.id).decode()
+            end_all(runtime)
+        finally:
+            runtime.close()
+    assert said.startswith("native\n" + state)
+    assert "made\n" in said
+    assert "42" not in said
 
 
 def test_a_task_writes_in_its_directory_and_its_own_tmp(native):
