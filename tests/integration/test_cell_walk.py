@@ -1,6 +1,8 @@
 """The whole walk of a job through a real cell: 3 masters, 3 Borglets, native runtime; nothing is killed here."""
 
+import tempfile
 import urllib.request
+from pathlib import Path
 
 import grpc
 import pytest
@@ -19,8 +21,12 @@ pytestmark = [pytest.mark.cell, pytest.mark.root]
 
 
 @pytest.fixture(scope="module")
-def cell(tmp_path_factory):
-    with local_cell(tmp_path_factory.mktemp("cell"), 17_800) as cell:
+def cell():
+    # not in /tmp, which tasks have for themselves: a real state directory lies elsewhere
+    with (
+        tempfile.TemporaryDirectory(prefix="borg-walk-", dir="/var/tmp") as directory,
+        local_cell(Path(directory), 17_800) as cell,
+    ):
         yield cell
         # nothing was killed here, so no link may have broken (two writes at once on a stream did it)
         assert [cell.output(f"borglet-machine{n}").count("link_opened") for n in (1, 2, 3)] == [
