@@ -175,7 +175,9 @@ class Agent:
                     self._tell()
                 wait_s = min(wait_s, READY_TIMEOUT_S / 4)
             with contextlib.suppress(TimeoutError):  # then a round for retention and the disk
-                await asyncio.wait_for(self._wake.wait(), wait_s)
+                # not wait_for: that of Python 3.11 forgets a cancellation that comes together with the event
+                async with asyncio.timeout(wait_s):
+                    await self._wake.wait()
             self._wake.clear()
 
     async def _reconcile(self) -> float:

@@ -5,6 +5,7 @@ it is ignored there, and the runtime is asked again when the action is done.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import Final
@@ -90,11 +91,11 @@ class Lookout:
             if again_s:
                 period_s, *later = again_s
                 again_s = tuple(later)
-            try:
-                await asyncio.wait_for(poke.wait(), period_s)
+            # not wait_for: that of Python 3.11 forgets a cancellation that comes together with the event
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(period_s):
+                    await poke.wait()
                 again_s = LOOK_AGAIN_S
-            except TimeoutError:
-                continue
 
     async def look(self, kind: RuntimeKind) -> None:
         """Ask the runtime what it has, now."""

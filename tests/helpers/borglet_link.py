@@ -75,8 +75,8 @@ async def a_borglet(path, *runtimes, retention=None, facts=FACTS):
         try:
             yield Borglet(agent, f"127.0.0.1:{port}", made)
         finally:
-            await server.stop(0)
             life.cancel()
+            await server.stop(0)
             await asyncio.gather(life, return_exceptions=True)
     finally:
         state_dir.close()

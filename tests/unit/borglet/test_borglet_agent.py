@@ -12,6 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from borglet.runtime.fake import Script
+from borglet.values import Assignment
 from tests.helpers.borglet_link import a_borglet, end_of, fake_machine, remembered, run
 from tests.helpers.borglet_values import a_desired, an_id
 
@@ -208,6 +209,21 @@ def test_stopping_the_whole_machine_leaves_no_container(tmp_path):
             assert await borglet.agent.stop_tasks(5)
             assert machine.list() == []
         assert remembered(tmp_path) == ()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("ticks", range(6))
+def test_an_agent_that_is_cancelled_just_as_it_wakes_ends_all_the_same(tmp_path, ticks):
+    async def scenario():
+        async with a_borglet(tmp_path) as borglet:
+            await borglet.agent.ready.wait()
+            await asyncio.sleep(0.05)
+            borglet.agent.assign(Assignment(term=1, revision=1, tasks=()))
+            for _ in range(ticks):
+                await asyncio.sleep(0)
+            begun = asyncio.get_running_loop().time()
+        assert asyncio.get_running_loop().time() - begun < 3
 
     run(scenario())
 
