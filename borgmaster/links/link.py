@@ -95,7 +95,8 @@ class Link:
                 async with grpc.aio.insecure_channel(
                     self.address, options=CHANNEL_OPTIONS
                 ) as channel:
-                    await asyncio.wait_for(channel.channel_ready(), CONNECT_TIMEOUT_S)
+                    async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                        await channel.channel_ready()
                     failures = 0
                     await self._talk(borglet_pb2_grpc.BorgletServiceStub(channel).Link())
                 self._fail("the Borglet closed the link")
@@ -161,7 +162,9 @@ class Link:
         await self._send(stream, borglet_pb2.LinkRequest(poll=poll))
 
     async def _receive(self, stream: Stream) -> borglet_pb2.Report:
-        response = await asyncio.wait_for(stream.read(), REPLY_TIMEOUT_S)
+        # not wait_for: Python 3.11's loses a cancellation that comes together with the result
+        async with asyncio.timeout(REPLY_TIMEOUT_S):
+            response = await stream.read()
         if not isinstance(response, borglet_pb2.LinkResponse):  # EOF: raise what ended the stream
             raise grpc.aio.AioRpcError(
                 await stream.code(),

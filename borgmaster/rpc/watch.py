@@ -55,7 +55,8 @@ class WatchHub:
                     position = end
                     continue  # there may be more than one batch
                 try:
-                    await asyncio.wait_for(news.wait(), HEARTBEAT_S)
+                    async with asyncio.timeout(HEARTBEAT_S):
+                        await news.wait()
                 except TimeoutError:
                     yield cell_pb2.WatchResponse(sequence=position)
         finally:

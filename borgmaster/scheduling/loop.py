@@ -1,6 +1,7 @@
 """Owns when the leader schedules: after changes and on timers, pass after pass while there is something to place."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
@@ -96,10 +97,9 @@ class SchedulingLoop:
 
     async def _wait_news(self, wait_ms: int) -> None:
         if wait_ms > 0:
-            try:
-                await asyncio.wait_for(self._news.wait(), wait_ms / 1000)
-            except TimeoutError:
-                return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_ms / 1000):
+                    await self._news.wait()
 
     async def _feed(self) -> None:
         """Tell the scheduler what has changed since it was last told."""
