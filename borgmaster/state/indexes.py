@@ -48,8 +48,7 @@ class TaskIndexes:
             and old.state is new.state
             and old.current.version == new.current.version
             and old.current.machine == new.current.machine
-            and old.held == new.held
-            and is_spread(old) == is_spread(new)
+            and old.held == new.held  # also tells whether its room was given away: no limit is zero
         ):
             return
         if old is not None:

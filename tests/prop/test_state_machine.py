@@ -10,7 +10,13 @@ from borgcell.resources import MIB, Resources
 from borgcell.specs import UpdatePolicy
 from borgcell.types import PLACED_STATES, EndKind, EvictionCause, JobKind, TaskPhase, TaskState
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 
 from borgmaster.controllers.drain import reconcile_drains
 from borgmaster.controllers.garbage import JOBS_KEPT_MS, reconcile_garbage
@@ -45,11 +51,12 @@ from tests.helpers.builders import ATTRIBUTES, START_MS, a_limit, a_spec, a_task
 
 MACHINES = ("m0", "m1", "m2")
 JOBS = ("ann/web", "bob/count", "cat/mon")
+URGENT = ("dan/now", "dan/soon", "dan/today")
 PRIORITIES = (0, 100, 200, 360)
-PORTS = ((), ("http",), ("http", "admin"))
+PORTS = (("http",), ("http", "admin"), ())
 FLAGS = st.booleans()
 PLACED = tuple(sorted(PLACED_STATES))
-TALLY: Counter[str] = Counter()  # how often commands were accepted: printed by the test's last line
+TALLY: Counter[str] = Counter()  # what the rules reached, over all examples
 
 
 class CellMachine(RuleBasedStateMachine):
@@ -178,7 +185,7 @@ class CellMachine(RuleBasedStateMachine):
         self.all_machines_are_well()
         for name, kind in zip(JOBS, (JobKind.SERVICE, JobKind.BATCH, JobKind.SERVICE), strict=True):
             spec = a_spec(
-                name, task_count=2, kind=kind, priority=100, task=a_task_spec(ports=("p",))
+                name, task_count=3, kind=kind, priority=100, task=a_task_spec(ports=("p",))
             )
             self.run(SubmitJob(spec))
         self.place_everything(MACHINES)
@@ -192,9 +199,9 @@ class CellMachine(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(MACHINES), big=FLAGS, detail=st.sampled_from(("", "", "disk full")))
     def change_facts(self, name, big, detail):
-        capacity = Resources(4_000 if big else 1_500, 4_096 * MIB, 0)
+        capacity = Resources(3_000 if big else 1_500, 4_096 * MIB, 0)
         rack = {} if name == "m0" else {"rack": "r1"}
-        last = 20_004 if big else 20_002
+        last = 20_003 if big else 20_002
         facts = SetMachineFacts(name, capacity, {**ATTRIBUTES, **rack}, 20_001, last, detail)
         self.decide_first(facts)
 
@@ -246,20 +253,32 @@ class CellMachine(RuleBasedStateMachine):
                 )
             )
 
-    @rule(data=st.data())
-    def preempt(self, data):
-        """A task that is important enough takes the room of all it may evict on a machine."""
-        for task in self.some(data, TaskState.PENDING, max_size=1):
-            machine = data.draw(st.sampled_from(MACHINES))
-            victims = tuple(
-                (victim.key, victim.current.number)
-                for victim in self.cell.tasks_on(machine)
-                if victim.priority < task.priority - 99
-                and (victim.stopping is None or victim.stopping.by is None)
-            )
-            self.decide_first(
-                PlaceTasks((Placed(task.key, task.current.number, machine, victims),))
-            )
+    @rule(
+        data=st.data(),
+        name=st.sampled_from(URGENT),
+        machine=st.sampled_from(MACHINES),
+        cpu_milli=st.sampled_from((1_000, 2_000, 3_000)),
+        ports=st.sampled_from(((), (), ("http",))),
+        naming=st.sampled_from(("all", "some", "one twice", "anywhere")),
+    )
+    def an_urgent_job_wants_the_room_of_others(self, data, name, machine, cpu_milli, ports, naming):
+        """It may name some of them twice, some that are elsewhere, and some that it may not evict."""
+        task = a_task_spec(limit=a_limit(cpu_milli), ports=ports)
+        self.run(SubmitJob(a_spec(name, task_count=2, priority=360, task=task)))
+        here = self.cell.tasks_on(machine)
+        placements = []
+        for pending in self.tasks(TaskState.PENDING):
+            if pending.priority != 360:
+                continue
+            pool = self.tasks(*PLACED) if naming == "anywhere" else here
+            victims = [victim for victim in pool if victim.priority < 360]
+            if naming != "all" and victims:
+                victims = data.draw(st.lists(st.sampled_from(victims), min_size=1, max_size=3))
+            if naming == "one twice":
+                victims = victims[:1] * 2
+            names = tuple((victim.key, victim.current.number) for victim in victims)
+            placements.append(Placed(pending.key, pending.current.number, machine, names))
+        self.decide_first(PlaceTasks(tuple(placements)))
 
     @rule(
         data=st.data(),
@@ -278,6 +297,15 @@ class CellMachine(RuleBasedStateMachine):
     def end(self, data, end, exit_code, wait_ms):
         self.now_ms += wait_ms
         self.let_machines_say(data, TaskPhase.ENDED, end=end, exit_code=exit_code)
+
+    @rule(name=st.sampled_from(JOBS + URGENT), exit_code=st.sampled_from((0, 0, 1)))
+    def all_tasks_of_a_job_exit(self, name, exit_code):
+        for task in self.cell.tasks_of(a_spec(name).key):
+            if task.machine:
+                report = Reported(
+                    task.key, task.current.number, TaskPhase.ENDED, EndKind.EXITED, exit_code
+                )
+                self.run(ReportTasks(task.machine, (report,)))
 
     def let_machines_say(self, data, phase, **fields):
         by_machine = {}
@@ -379,4 +407,8 @@ class CellMachine(RuleBasedStateMachine):
             assert self.states[str(key)] is task.state
 
 
-TestCell = CellMachine.TestCase
+def test_no_sequence_of_commands_breaks_the_cell():
+    TALLY.clear()
+    run_state_machine_as_test(CellMachine)
+    for reached in ("PlaceTasks changed", "note STOP preemption", "note LOST ", "note REJOIN "):
+        assert TALLY[reached], f"the rules no longer reach {reached}: {TALLY}"

@@ -226,6 +226,16 @@ def test_a_victim_cannot_be_evicted_for_two_tasks(world):
     assert world.task("ann/more/0").state is TaskState.PENDING
 
 
+def test_room_that_was_given_away_cannot_be_given_away_again_even_where_there_is_enough(world):
+    world.add_machine("big")
+    world.submit(a_batch_spec())
+    world.start("bob/count/0", "big")
+    world.submit(a_spec(task_count=2))
+    world.place("ann/web/0", "big", victims=["bob/count/0"])
+    assert world.place("ann/web/1", "big", victims=["bob/count/0"]).state is TaskState.PENDING
+    assert world.task("bob/count/0").stopping.by == TaskKey("ann", "web", 0)
+
+
 def test_prod_never_preempts_prod(world):
     world.submit(a_spec("ann/first", task_count=2, priority=120))
     world.start("ann/first/0")
