@@ -59,6 +59,11 @@ PLACED = tuple(sorted(PLACED_STATES))
 TALLY: Counter[str] = Counter()  # what the rules reached, over all examples
 
 
+def placement(task, machine, victims=()):
+    names = tuple((victim.key, victim.current.number) for victim in victims)
+    return Placed(task.key, task.current.number, machine, names)
+
+
 class CellMachine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
@@ -228,14 +233,7 @@ class CellMachine(RuleBasedStateMachine):
             machine = data.draw(st.sampled_from(MACHINES))
             here = self.cell.tasks_on(machine)
             victims = data.draw(st.lists(st.sampled_from(here), max_size=3)) if here else []
-            placements.append(
-                Placed(
-                    task.key,
-                    task.current.number,
-                    machine,
-                    tuple((victim.key, victim.current.number) for victim in victims),
-                )
-            )
+            placements.append(placement(task, machine, victims))
         self.now_ms += 10_000
         self.decide_first(PlaceTasks(tuple(placements)))
 
@@ -244,14 +242,8 @@ class CellMachine(RuleBasedStateMachine):
         """First fit, without victims, to keep the world busy."""
         self.now_ms += 300_000
         for machine in order:
-            self.run(
-                PlaceTasks(
-                    tuple(
-                        Placed(task.key, task.current.number, machine)
-                        for task in self.tasks(TaskState.PENDING)
-                    )
-                )
-            )
+            pending = self.tasks(TaskState.PENDING)
+            self.run(PlaceTasks(tuple(placement(task, machine) for task in pending)))
 
     @rule(
         data=st.data(),
@@ -262,7 +254,7 @@ class CellMachine(RuleBasedStateMachine):
         naming=st.sampled_from(("all", "some", "one twice", "anywhere")),
     )
     def an_urgent_job_wants_the_room_of_others(self, data, name, machine, cpu_milli, ports, naming):
-        """It may name some of them twice, some that are elsewhere, and some that it may not evict."""
+        """It may name some of them twice, and some that are elsewhere."""
         task = a_task_spec(limit=a_limit(cpu_milli), ports=ports)
         self.run(SubmitJob(a_spec(name, task_count=2, priority=360, task=task)))
         here = self.cell.tasks_on(machine)
@@ -276,8 +268,7 @@ class CellMachine(RuleBasedStateMachine):
                 victims = data.draw(st.lists(st.sampled_from(victims), min_size=1, max_size=3))
             if naming == "one twice":
                 victims = victims[:1] * 2
-            names = tuple((victim.key, victim.current.number) for victim in victims)
-            placements.append(Placed(pending.key, pending.current.number, machine, names))
+            placements.append(placement(pending, machine, victims))
         self.decide_first(PlaceTasks(tuple(placements)))
 
     @rule(
