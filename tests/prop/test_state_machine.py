@@ -17,6 +17,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from msgspec.structs import replace
 
 from borgmaster.controllers.drain import reconcile_drains
 from borgmaster.controllers.garbage import JOBS_KEPT_MS, reconcile_garbage
@@ -162,20 +163,10 @@ class CellMachine(RuleBasedStateMachine):
         job = self.cell.jobs.get(a_spec(name).key)
         if job is None:
             return
-        task = (
-            job.spec.task if not again else a_task_spec(("/bin/other",), limit=job.spec.task.limit)
-        )
-        self.run(
-            SubmitJob(
-                a_spec(
-                    name,
-                    task_count=job.spec.task_count,
-                    priority=priority,
-                    kind=job.spec.kind,
-                    task=task,
-                )
-            )
-        )
+        spec = replace(job.spec, priority=priority)
+        if again:
+            spec = replace(spec, task=a_task_spec(("/bin/other",), limit=job.spec.task.limit))
+        self.run(SubmitJob(spec))
 
     @rule(data=st.data(), whole=st.sampled_from((False, False, True)))
     def kill(self, data, whole):
