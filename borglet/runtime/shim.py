@@ -34,8 +34,11 @@ class _Task(NamedTuple):
     streams: dict[int, str]
 
 
-def run(directory: str, reply: int) -> None:
-    """Start the task that ``directory`` describes, say so on ``reply``, and stay until its end was written down."""
+def run(directory: str, lock: int, reply: int) -> None:
+    """Start the task that ``directory`` describes, say so on ``reply``, and stay until its end was written down.
+
+    ``lock`` stays open as long as there is a task: whoever reads a refusal to its end finds the lock free.
+    """
     os.setsid()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(
@@ -54,6 +57,7 @@ def run(directory: str, reply: int) -> None:
         log = LogWriter(f"{directory}/log", **order["log"])
         task = _launch(directory, order)
     except (ExecFailed, OSError) as error:
+        os.close(lock)
         _answer(reply, {"error": str(error), "permanent": isinstance(error, ExecFailed)})
         return
     _answer(reply, {})

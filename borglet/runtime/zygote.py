@@ -53,21 +53,21 @@ def _serve(requests: socket.socket, ours: set[int]) -> bool:
         return False
     for descriptor in descriptors:
         os.set_inheritable(descriptor, False)
-    *_, reply = descriptors  # before it the lock of a container: whoever has it open holds it
+    reply = descriptors[-1]
     try:
         request = json.loads(data)
-        _fork(request, reply, {requests.fileno(), *ours})
+        _fork(request, descriptors, {requests.fileno(), *ours})
     except _ERRORS as error:
         with contextlib.suppress(OSError):
             os.write(reply, json.dumps({"error": f"zygote: {error}"}).encode())
     finally:
-        for descriptor in descriptors:
+        for descriptor in descriptors:  # the lock before the reply: at its end the lock is free
             os.close(descriptor)
     return True
 
 
-def _fork(request: dict[str, Any], reply: int, ours: set[int]) -> None:
-    work = _work_for(request, reply)
+def _fork(request: dict[str, Any], descriptors: list[int], ours: set[int]) -> None:
+    work = _work_for(request, descriptors)
     # The child is the first process of the new namespace; ours for children is put back behind it.
     own = None
     if request["in_new_pid_namespace"]:
@@ -89,10 +89,11 @@ def _fork(request: dict[str, Any], reply: int, ours: set[int]) -> None:
         _end_with(work)
 
 
-def _work_for(request: dict[str, Any], reply: int) -> Callable[[], None]:
+def _work_for(request: dict[str, Any], descriptors: list[int]) -> Callable[[], None]:
+    reply = descriptors[-1]
     match request["do"]:
         case "start":
-            return lambda: shim.run(request["directory"], reply)
+            return lambda: shim.run(request["directory"], descriptors[0], reply)
         case "execute":
             return lambda: executor.run(
                 request["directory"], request["argv"], request["timeout_ms"], reply

@@ -1,6 +1,7 @@
 """The native runtime as the conformance suite runs it."""
 
 import contextlib
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -31,20 +32,24 @@ def end_all(runtime: Runtime) -> None:
         runtime.forget(container.id)
 
 
+def groups_of(directory: Path) -> list[str]:
+    """Cgroups of a runtime's directory. ``rglob`` would fail on a group that somebody removes meanwhile."""
+    name = f"borg-cc-{machine_of(directory)}-"
+    return [path for path, _, _ in os.walk("/sys/fs/cgroup") if name in path]
+
+
 def leftovers(directory: Path) -> list[str]:
-    """Files, cgroups, mounts and processes that belong to a runtime's directory."""
-    machine = machine_of(directory)
-    found = [str(path) for path in directory.glob(f"cc.{machine}/*")]
-    groups = Path("/sys/fs/cgroup").rglob(f"borg-cc-{machine}-*/*")
-    found += [str(path) for path in groups if path.is_dir()]
-    for mounts in Path("/proc").glob("[0-9]*/mountinfo"):
-        with contextlib.suppress(OSError):
-            if str(directory) in mounts.read_text(errors="replace"):
-                found.append(f"mounts of process {mounts.parent.name}")
-    for link in Path("/proc").glob("[0-9]*/cwd"):
-        with contextlib.suppress(OSError):
-            if str(link.readlink()).startswith(str(directory)):
-                found.append(f"process {link.parent.name}")
+    """Files, cgroups, mounts and processes that containers of a runtime's directory left."""
+    found = [str(path) for path in directory.glob(f"cc.{machine_of(directory)}/*")]
+    found += [
+        path for path in groups_of(directory) if not os.path.basename(path).startswith("borg-")
+    ]
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            if str(directory) in Path(f"/proc/{pid}/mountinfo").read_text(errors="replace"):
+                found.append(f"mounts of process {pid}")
+            if os.readlink(f"/proc/{pid}/cwd").startswith(str(directory)):
+                found.append(f"process {pid}")
     return found
 
 
@@ -72,4 +77,4 @@ def make_native(**settings) -> Iterator[Bench]:
         left = leftovers(directory)
         shutil.rmtree(directory)
         assert left == []
-        assert not list(Path("/sys/fs/cgroup").rglob(f"borg-cc-{machine_of(directory)}-*"))
+        assert groups_of(directory) == []

@@ -41,6 +41,23 @@ print(runtime.zygote_pid, flush=True)
 time.sleep(60)
 """
 
+SHARED_MOUNTS = """
+import sys
+from pathlib import Path
+from tests.conformance.bench import a_spec, sh, wait_output
+from tests.conformance.native_bench import a_runtime, end_all
+mounts = Path("/proc/self/mountinfo")
+runtime = a_runtime(Path(sys.argv[1]))
+before = mounts.read_text()
+print("shared", " shared:" in before)
+spec = a_spec(sh("echo up; sleep 60"))
+runtime.start(spec)
+wait_output(runtime, spec.id, b"up")
+print("unchanged", mounts.read_text() == before)
+end_all(runtime)
+runtime.close()
+"""
+
 
 def files_of(bench, spec: ContainerSpec) -> ContainerFiles:
     """Its files, found through its first process."""
@@ -213,6 +230,24 @@ def test_what_an_agent_prepared_but_never_started_is_cleared_away(native):
     assert not (files.path.parent / ".new-half").exists()
 
 
+def test_a_refused_start_leaves_nothing_at_once_and_can_be_tried_again_at_once(tmp_path):
+    """Without a look at the list in between, which would clear it away."""
+    runtime = a_runtime(tmp_path)
+    missing = a_spec(("/no/such/program",))
+    try:
+        for _ in range(20):
+            with pytest.raises(RuntimeFailed, match="No such file") as refusal:
+                runtime.start(missing)
+            assert refusal.value.permanent
+            assert leftovers(tmp_path) == []
+        works = a_spec(sh("exit 3"), id=missing.id)
+        runtime.start(works)
+        assert wait_ended(runtime, works.id).exit.exit_code == 3
+    finally:
+        end_all(runtime)
+        runtime.close()
+
+
 def test_containers_of_another_cell_in_the_directory_are_not_listed(tmp_path):
     runtime = a_runtime(tmp_path)
     spec = a_spec(sh("exit 0"))
@@ -234,8 +269,8 @@ def test_a_full_disk_costs_lines_of_the_log_but_not_the_exit_code(tmp_path):
     subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=1m", "borg-test", str(tmp_path)], check=True
     )
+    runtime = a_runtime(tmp_path, log_bytes_max=10 << 20)
     try:
-        runtime = a_runtime(tmp_path, log_bytes_max=10 << 20)
         program = (
             'while [ ! -e go ]; do sleep 0.05; done; head -c 100000 /dev/zero | tr "\\0" x; exit 6'
         )
@@ -249,11 +284,26 @@ def test_a_full_disk_costs_lines_of_the_log_but_not_the_exit_code(tmp_path):
             runtime.start(a_spec(sh("exit 0")))
         assert not refusal.value.permanent
         assert len(runtime.list()) == 1
-        (tmp_path / "filler").unlink()
+    finally:
+        (tmp_path / "filler").unlink(missing_ok=True)
         end_all(runtime)
         runtime.close()
-    finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_tasks_do_not_show_their_mounts_where_mounts_are_shared(tmp_path):
+    """As under systemd: an agent whose mounts propagate. Here in mounts of its own."""
+    command = ["unshare", "--mount", "--propagation", "shared", sys.executable, "-c", SHARED_MOUNTS]
+    done = subprocess.run(
+        [*command, str(tmp_path)],
+        cwd=REPOSITORY,
+        env=os.environ | {"PYTHONPATH": f"{REPOSITORY}:{REPOSITORY}/proto"},
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout == "shared True\nunchanged True\n"
 
 
 def test_the_files_of_a_container_are_for_the_agent_only(native):
