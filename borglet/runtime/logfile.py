@@ -75,7 +75,9 @@ class LogWriter:
         if written < len(records):
             self.dropped_bytes += len(records) - written
             with contextlib.suppress(OSError):  # half a record would spoil the next one
-                os.ftruncate(self._descriptor, self._size)
+                # Not to ``_size``: that counts from a rotation that failed, and the file is longer.
+                end = os.fstat(self._descriptor).st_size
+                os.ftruncate(self._descriptor, end - written)
             return
         self._size += written
 

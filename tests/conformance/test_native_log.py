@@ -1,5 +1,6 @@
 """The log of a native task as files: format, rotation, and reading while it is written."""
 
+import contextlib
 import re
 import subprocess
 import threading
@@ -10,6 +11,13 @@ from borglet.runtime.logfile import LINE_BYTES_MAX, LogWriter
 from borglet.runtime.logreader import read_log
 
 CRI = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z (stdout|stderr) [FP] .*")
+
+
+def fill(file) -> None:
+    """Take all the room that is left."""
+    with contextlib.suppress(OSError):
+        while True:
+            file.write(b"x" * 4096)
 
 
 def read(path, tail_lines=0):
@@ -142,6 +150,28 @@ def test_a_reader_that_follows_misses_nothing_over_rotations(path):
     assert (path.parent / "log.2").exists()
 
 
+def test_what_was_written_and_rotated_just_before_the_end_is_read(path):
+    log = LogWriter(str(path), bytes_max=1000, file_count=3)
+    log.write("stdout", b"0\n")
+
+    def end() -> bool:
+        """The task writes its last lines, over a rotation, after the reader opened the files."""
+        for i in range(1, 30):
+            log.write("stdout", b"%d\n" % i)
+        log.close()
+        return False
+
+    answers = iter([end])
+    records = read_log(
+        path,
+        tail_lines=0,
+        is_growing=lambda: next(answers, lambda: False)(),
+        is_cancelled=lambda: False,
+    )
+    assert [int(record.data) for record in records] == list(range(30))
+    assert (path.parent / "log.1").exists()
+
+
 def test_a_torn_record_is_passed_over(path):
     log = LogWriter(str(path))
     log.write("stdout", b"before\n")
@@ -152,3 +182,25 @@ def test_a_torn_record_is_passed_over(path):
     log.write("stdout", b"after\n")
     log.close()
     assert read(path) == [("stdout", b"before\n"), ("stdout", b"after\n")]
+
+
+@pytest.mark.root
+def test_a_disk_without_inodes_and_room_costs_new_lines_but_not_the_kept_ones(tmp_path):
+    """Rotation fails for want of an inode, then the write for want of room: what was kept stays."""
+    options = "size=256k,nr_inodes=3"  # the root, log and the filler: none for a second file
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "borg-test", str(tmp_path)], check=True)
+    try:
+        log = LogWriter(str(tmp_path / "log"), bytes_max=40_000, file_count=3)
+        with open(tmp_path / "filler", "wb", buffering=0) as filler:
+            for i in range(4000):
+                log.write("stdout", b"line %d\n" % i)
+                if i == 1500:  # a rotation has failed by now
+                    assert not (tmp_path / "log").exists()
+                    fill(filler)
+        log.close()
+        assert log.dropped_bytes > 0
+        kept = b"".join(file.read_bytes() for file in tmp_path.glob("log*"))
+        numbers = sorted(int(line.rsplit(b" ", 1)[1]) for line in kept.splitlines())
+        assert numbers[:1501] == list(range(1501))
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
