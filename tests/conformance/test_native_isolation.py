@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 
 from borglet.runtime import namespaces
-from tests.conformance.bench import a_spec, found, output_of, sh, wait_ended, wait_output
+from tests.conformance.bench import (
+    a_spec,
+    found,
+    output_of,
+    processes_with,
+    sh,
+    wait_ended,
+    wait_output,
+    wait_until,
+)
 from tests.conformance.native_bench import a_runtime, end_all, make_native
 
 pytestmark = pytest.mark.root
@@ -164,6 +173,15 @@ def test_a_command_executed_in_a_task_has_no_more_rights_than_it(native):
     )
     assert effective in seen
     assert not Path("/etc/x").exists()
+
+
+def test_a_command_that_takes_too_long_ends_with_its_children(native):
+    mark = uuid.uuid4().hex
+    spec = native.make_spec(sh("sleep 60"))
+    native.runtime.start(spec)
+    with pytest.raises(TimeoutError):
+        native.runtime.execute(spec.id, sh(f"(sleep 60; : {mark}) & sleep 60; : {mark}"), 500)
+    wait_until(lambda: not processes_with(mark), "the command is gone", within_s=5)
 
 
 def test_devices_of_a_task_are_the_harmless_ones(native):
