@@ -18,7 +18,16 @@ from tests.conformance.bench import (
 from tests.conformance.docker_bench import make_docker
 from tests.helpers.docker_engine import private_engine
 
-pytestmark = [pytest.mark.docker, pytest.mark.root]
+pytestmark = [
+    pytest.mark.docker,
+    pytest.mark.root,
+    # the SDK's HTTP client leaves the socket of an engine that was killed to the garbage collector
+    pytest.mark.filterwarnings("ignore:.*unclosed <socket:pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings(
+        "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
+    ),
+    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
+]
 
 ALIVE = ContainerState.ALIVE
 

@@ -8,8 +8,12 @@ import grpc
 import pytest
 from borgcell.resources import GIB, MIB, Resources
 from borgcell.specs import Constraint, Op, TaskSpec
-from borgcell.v1 import cell_pb2, operator_pb2, types_pb2
+from borgcell.v1 import cell_pb2, cell_pb2_grpc, operator_pb2, types_pb2
 from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
+    ProtoReflectionDescriptorDatabase,
+)
 from grpc_status import rpc_status
 from msgspec.structs import replace
 
@@ -229,6 +233,43 @@ def test_a_drained_machine_is_emptied_and_takes_tasks_again_afterwards(cell):
     cell.wait_running(more)
     for one in (spec, more):
         cell.kill_job(one)
+
+
+def test_a_stock_client_can_explore_masters_and_borglets(cell):
+    borglet = cell.layout.commands(founding=False)["borglet-machine1"]
+    servers = {
+        cell.layout.api_addresses[0]: {"CellService", "OperatorService"},
+        borglet[borglet.index("--listen") + 1]: {"BorgletService"},
+    }
+    for address, services in servers.items():
+        with grpc.insecure_channel(address) as channel:
+            database = ProtoReflectionDescriptorDatabase(channel)
+            wanted = {f"borgcell.v1.{service}" for service in services}
+            assert wanted <= set(database.get_services())
+            for service in wanted:
+                request = health_pb2.HealthCheckRequest(service=service)
+                answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=5)
+                assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_a_watcher_sees_what_happens_and_is_told_to_resync_when_it_asks_for_what_is_gone(cell):
+    spec = a_sleeper("watched")
+    with grpc.insecure_channel(cell.layout.api_addresses[2]) as channel:
+        stub = cell_pb2_grpc.CellServiceStub(channel)
+        watch = stub.Watch(cell_pb2.WatchRequest(key="ann/watched"), timeout=30)
+        next(watch)
+        cell.submit(spec)
+        kinds = []
+        for message in watch:
+            kinds += [event.kind for event in message.events if event.subject == "task"]
+            if "HEALTHY" in kinds:
+                break
+        assert kinds == ["SUBMIT", "SCHEDULE", "START", "HEALTHY"]
+        watch.cancel()
+        future = stub.Watch(cell_pb2.WatchRequest(after_sequence=10**9), timeout=30)
+        next(future)
+        assert next(future).resync
+        future.cancel()
 
 
 class TestBadInput:
