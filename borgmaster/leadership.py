@@ -85,7 +85,6 @@ class Leadership:
                 propose=self._propose,
                 may_instruct=command_log.leading,
                 heard=self._heard,
-                clock=clock,
             )
         )
         self._control_task = asyncio.create_task(self._control(), name="controllers")

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from threading import Thread
 from wsgiref.simple_server import WSGIServer
 
-from borgcell.types import TaskState
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
@@ -13,6 +12,7 @@ from borgmaster.config import Config
 from borgmaster.ports import CommandLog
 from borgmaster.replica import Replica
 from borgmaster.state.cell import CellState
+from borgmaster.state.views import state_counts
 
 
 class _StateCollector(Collector):
@@ -54,9 +54,7 @@ class _StateCollector(Collector):
 
 
 def _count(cell: CellState) -> tuple[dict[str, int], dict[str, int]]:
-    states = {state.value.lower(): 0 for state in TaskState}
-    for task in cell.tasks.values():
-        states[task.state.value.lower()] += 1
+    states = {state.value.lower(): count for state, count in state_counts(cell).items()}
     machines = {"up": 0, "down": 0}
     for machine in cell.machines.values():
         machines["up" if machine.up else "down"] += 1

@@ -16,7 +16,6 @@ from borgcell.v1 import borglet_pb2, borglet_pb2_grpc
 
 from borgmaster.errors import BorgmasterError
 from borgmaster.links import diff, wire
-from borgmaster.ports import Clock
 from borgmaster.replica import Replica
 from borgmaster.state.cell import CellState
 from borgmaster.state.commands import Command, MarkMachine, Reported, ReportTasks, SetMachineFacts
@@ -56,7 +55,6 @@ class LinkContext:
         propose: Propose,
         may_instruct: Callable[[], bool],
         heard: Callable[[str], None],
-        clock: Clock,
     ) -> None:
         self.cell = cell
         self.leader = leader
@@ -65,7 +63,6 @@ class LinkContext:
         self.propose = propose
         self.may_instruct = may_instruct
         self.heard = heard
-        self.clock = clock
 
 
 class Link:
